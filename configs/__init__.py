@@ -1,0 +1,1 @@
+"""Recipes: one training a file, each with `get_config()`; the docstring gives command, cost and result."""

@@ -1,0 +1,1 @@
+"""Command-line mains of a few lines over importable functions."""

@@ -1,0 +1,1 @@
+"""Metrics as pure numpy functions on arrays in host memory."""

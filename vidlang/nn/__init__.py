@@ -1,0 +1,1 @@
+"""Floor 2: Linen parts that several models share."""

@@ -1,0 +1,1 @@
+"""Floor 1: pure jnp functions; no Flax, no config."""

@@ -1,0 +1,1 @@
+"""Floor 6: optimizer, checkpoint, step, loop and stages."""
