@@ -1,0 +1,135 @@
+"""From config values to Python: names become modules, dicts become arguments, durations become steps.
+
+A config is data. This file is the only place that turns it into calls, so every typo is answered the same way: with
+what was found, what exists and how to mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+EXTENSION_FOLDERS = ("models", "objectives", "datasets", "evals")
+
+
+def extension_names(kind: str) -> list[str]:
+    """Names that a config may give for `kind`: the modules in that folder (`evals/metrics` holds no protocol)."""
+    package = importlib.import_module(f"vidlang.{kind}")
+    names = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in names if name != "metrics" and not name.startswith("_"))
+
+
+def load_module(kind: str, name: str) -> ModuleType:
+    """Imports `vidlang.<kind>.<name>`; an extension is one file and its name in a config."""
+    if kind not in EXTENSION_FOLDERS:
+        raise ValueError(f"unknown kind of extension {kind!r}; there are {', '.join(EXTENSION_FOLDERS)}")
+    known = extension_names(kind)
+    if name not in known:
+        raise ValueError(
+            f"unknown name {name!r} in vidlang/{kind}/{did_you_mean(name, known)}; "
+            f"there are: {', '.join(known)}. To add one, put {name}.py there"
+        )
+    return importlib.import_module(f"vidlang.{kind}.{name}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' when something close exists, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def call(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what: str, **extra: Any) -> Any:
+    """Calls `function(**kwargs, **extra)` where `kwargs` comes from a config, so that a bad key is a clear error.
+
+    `extra` are arguments the code supplies; a config may not set them. `what` names the place in the config.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    # Linen adds `parent` and `name` to every module's constructor; no config sets them.
+    valid = [p.name for p in named if p.name not in extra and p.name not in ("self", "parent", "name")]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in kwargs:
+            if key not in valid:
+                hint = did_you_mean(key, valid)
+                raise ValueError(f"{what} has an unknown key {key!r}{hint}; it takes: {', '.join(valid)}")
+    missing = [p.name for p in named if p.default is p.empty and p.name in valid and p.name not in kwargs]
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}; it takes: {', '.join(valid)}")
+    return function(**kwargs, **extra)
+
+
+def steps(
+    duration: str, *, batch_size: int, dataset_size: int | None = None, total: int | None = None
+) -> int:
+    """Number of steps that a duration like "600 steps", "2 epochs", "1e6 examples" or "5 percent" means.
+
+    Fractions round up, so that no asked-for example is left out; "percent" is of `total` steps.
+    """
+    parts = duration.split() if isinstance(duration, str) else []
+    units = ("steps", "epochs", "examples", "percent")
+    unit = parts[1] if len(parts) == 2 else ""
+    unit = {"step": "steps", "epoch": "epochs", "example": "examples"}.get(unit, unit)
+    try:
+        amount = float(parts[0]) if parts else math.nan
+    except ValueError:
+        amount = math.nan
+    if unit not in units or not (math.isfinite(amount) and amount >= 0):
+        raise ValueError(
+            f"cannot read the duration {duration!r}; write a number and one of {', '.join(units)}, "
+            'for example "600 steps" or "2 epochs"'
+        )
+    if unit == "epochs":
+        if dataset_size is None:
+            raise ValueError(f"the duration {duration!r} needs a dataset; give it in steps or examples here")
+        exact = amount * dataset_size / batch_size
+    elif unit == "examples":
+        exact = amount / batch_size
+    elif unit == "percent":
+        if total is None:
+            raise ValueError(f"the duration {duration!r} is a share of nothing here; give it in steps")
+        exact = amount * total / 100
+    else:
+        exact = amount
+    return math.ceil(round(exact, 6))
+
+
+def to_dict(config: Any) -> Any:
+    """The config as plain dicts, tuples and scalars: ConfigDicts inside tuples are reached too."""
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return tuple(to_dict(value) for value in config)
+    return config
+
+
+def fingerprint(mapping: Mapping[str, Any]) -> str:
+    """Sixteen hex digits that change when any value does, on whatever machine and in whatever key order."""
+    canonical = json.dumps(to_dict(mapping), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """Dotted paths at which two plain configs differ, for errors that say what changed."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        found = []
+        for key in sorted({*one, *other}):
+            path = f"{prefix}.{key}" if prefix else str(key)
+            if key not in one or key not in other:
+                found.append(path)
+            else:
+                found.extend(differing_keys(one[key], other[key], path))
+        return found
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [key for i, (a, b) in pairs for key in differing_keys(a, b, f"{prefix}[{i}]")]
+    return [] if one == other else [prefix]
