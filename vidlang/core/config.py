@@ -66,9 +66,7 @@ def call(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what: str, 
     return function(**kwargs, **extra)
 
 
-def steps(
-    duration: str, *, batch_size: int, dataset_size: int | None = None, total: int | None = None
-) -> int:
+def steps(duration: str, *, batch_size: int, dataset_size: int | None = None, total: int | None = None) -> int:
     """Number of steps that a duration like "600 steps", "2 epochs", "1e6 examples" or "5 percent" means.
 
     Fractions round up, so that no asked-for example is left out; "percent" is of `total` steps.

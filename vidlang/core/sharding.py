@@ -178,9 +178,7 @@ def to_host(x: Any) -> Any:
     return jax.tree.map(np.asarray, jax.device_get(x))
 
 
-def per_batch_shard(
-    function: Callable[..., Any], *arrays: jax.Array, replicated: tuple[Any, ...] = ()
-) -> Any:
+def per_batch_shard(function: Callable[..., Any], *arrays: jax.Array, replicated: tuple[Any, ...] = ()) -> Any:
     """Runs `function(*rows, *replicated, gather=gather)` on each device's own rows of the batch.
 
     `gather(rows)` returns the rows of all devices, differentiably. Outputs keep the rows as their first axis.

@@ -109,8 +109,7 @@ def count(tree: Any) -> int:
 def table(params: Mapping[str, Any], *, limit: int = 60) -> str:
     """A readable table of paths, shapes and sizes, for the log."""
     rows = [
-        f"  {name:<60} {str(tuple(leaf.shape)):<22} {leaf.size:>12,}"
-        for name, leaf in flatten_paths(params).items()
+        f"  {name:<60} {str(tuple(leaf.shape)):<22} {leaf.size:>12,}" for name, leaf in flatten_paths(params).items()
     ]
     more = [f"  ... and {len(rows) - limit} more"] if len(rows) > limit else []
     return "\n".join([*rows[:limit], *more, f"  {'all':<60} {'':<22} {count(params):>12,}"])
