@@ -1,0 +1,39 @@
+# Each target sets up what it needs: a machine with Python 3.11-3.13, git and make runs any of them at once.
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+# Pip's progress bars say nothing useful in a log.
+PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-fast lint bench clean
+
+demo: $(VENV)/ready
+	$(RUN) -m launch.demo --config=configs/demo.py --workdir=runs/demo
+
+test: $(VENV)/ready-test
+	$(RUN) -m pytest -n 2 --dist worksteal
+
+test-fast: $(VENV)/ready-test
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
+
+lint: $(VENV)/ready-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/ready
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
+
+$(VENV)/ready: requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "vidlang needs Python 3.11 to 3.13, this is %d.%d; say make PYTHON=python3.12" % v)'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "installing the packages of requirements.txt into $(VENV), about two minutes the first time"
+	$(PIP) -r requirements.txt -e .
+	@touch $@
+
+$(VENV)/ready-test: $(VENV)/ready
+	$(PIP) -c requirements.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,36 @@
+"""Installs vidlang; tool settings live in pyproject.toml, tested versions in requirements.txt."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="vidlang",
+    version="0.1.0",
+    description="Video-language training in JAX: one encoder, four dials, any mesh",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["vidlang*", "configs*", "launch*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "array_record>=0.8",
+        "av>=18,<20",
+        "chex>=0.1.90",
+        "etils[epath]>=1.12",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.15,<0.3",
+        "jax>=0.10,<0.12",
+        "ml_collections>=1.1",
+        "numpy>=2.1",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pyarrow>=18",
+        "tensorflow-datasets>=4.9.9",
+        "tokenizers>=0.21",
+    ],
+    extras_require={
+        "test": ["mypy==2.4.1", "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.5", "tensorboard>=2.19"],
+        "gpu": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "beam": ["apache-beam>=2.65"],
+        "serve": ["starlette>=0.45", "uvicorn>=0.34"],
+    },
+)
