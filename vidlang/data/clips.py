@@ -1,0 +1,232 @@
+"""A table of clips: which seconds of which video, and what was said about them.
+
+One row is one clip. The table is columnar (Arrow) and memory-mapped from its file, so that tens of millions of rows
+cost no Python objects and all worker processes share one copy. Every table has the columns of `REQUIRED`; a column
+named in `KNOWN` must have the type given there; other columns are carried along untouched.
+
+| column | meaning |
+|---|---|
+| video, start, end | name of the video in the store, and the clip's seconds in it |
+| texts | one or several sentences, each of which describes the clip |
+| verbs, nouns | class ids that occur in the sentences |
+| group | clips with the same value are hard negatives of each other |
+| question, choices, answer | a multiple-choice question; answer is the index of the right choice |
+| label, kind | class id; which sort of row this is, where a table mixes several |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+REQUIRED = {
+    "video": pa.string(),
+    "start": pa.float64(),
+    "end": pa.float64(),
+    "texts": pa.list_(pa.string()),
+}
+KNOWN = REQUIRED | {
+    "verbs": pa.list_(pa.int32()),
+    "nouns": pa.list_(pa.int32()),
+    "group": pa.int64(),
+    "choices": pa.list_(pa.string()),
+    "answer": pa.int32(),
+    "question": pa.string(),
+    "label": pa.int32(),
+    "kind": pa.string(),
+}
+_METADATA = b"vidlang_clips"
+_VERSION = 1
+# Rows of one record batch on disk. Text offsets are 32 bits wide within a batch, so a batch stays far below 2 GB.
+_BATCH_ROWS = 1 << 20
+
+
+class ClipTable:
+    """Clips in columns, with the path of the chunk store that holds their videos."""
+
+    def __init__(self, table: pa.Table, store: str | os.PathLike[str] | None = None) -> None:
+        _check_schema(table)
+        self._table = table
+        self.store: str | None = None if store is None else os.path.abspath(store)
+        self.path: str | None = None
+
+    @classmethod
+    def from_columns(
+        cls, columns: Mapping[str, Sequence[Any]], store: str | os.PathLike[str] | None = None
+    ) -> ClipTable:
+        """Build a table from one sequence a column; known columns are converted to their types."""
+        arrays = {name: _array(name, values) for name, values in columns.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"The columns of a clip table must have the same length, found {lengths}.")
+        table = cls(pa.table(arrays), store=store)
+        _check_values(table._table)
+        return table
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ClipTable:
+        """Map a saved table into memory; nothing is read before it is asked for."""
+        path = os.path.abspath(path)
+        if not os.path.isfile(path):
+            raise ValueError(f"There is no clip table at {path}; ClipTable.save writes one.")
+        try:
+            table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path} is not a clip table (an Arrow file): {error}") from error
+        opened = cls(table, store=_stored_path(table, path))
+        opened.path = path
+        return opened
+
+    def save(self, path: str | os.PathLike[str]) -> ClipTable:
+        """Write the table to one file and return it as opened from there, memory-mapped."""
+        path = os.path.abspath(path)
+        _check_values(self._table)
+        folder = os.path.dirname(path)
+        os.makedirs(folder, exist_ok=True)
+        store = self.store
+        # A folder that holds table and store together can then be moved as a whole.
+        if store is not None and Path(store).is_relative_to(folder):
+            store = os.path.relpath(store, folder)
+        metadata = {_METADATA: json.dumps({"version": _VERSION, "store": store})}
+        table = self._table.replace_schema_metadata(metadata)
+        # Renamed into place, so that a reader never maps a half-written file.
+        partial = f"{path}.{os.getpid()}.partial"
+        with pa.OSFile(partial, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=_BATCH_ROWS)
+        os.replace(partial, path)
+        return ClipTable.open(path)
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __repr__(self) -> str:
+        return f"ClipTable({len(self)} clips, columns {', '.join(self.columns)}, store {self.store})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is not None:
+            return ClipTable.open, (self.path,)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self._table.schema) as writer:
+            writer.write_table(self._table)
+        return _from_bytes, (sink.getvalue().to_pybytes(), self.store)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that this table has."""
+        return tuple(self._table.column_names)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """All columns of clip i as plain Python values."""
+        return {name: self.cell(i, name) for name in self.columns}
+
+    def cell(self, i: int, name: str) -> Any:
+        """One value as a plain Python value; much cheaper than a whole row."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"Clip {i} was asked for, the table has clips 0 to {len(self) - 1}.")
+        return self._arrow(name)[int(i)].as_py()
+
+    def column(self, name: str) -> Any:
+        """A whole column: numbers as a numpy array, texts and lists as a Python list with None where one is missing."""
+        column = self._arrow(name)
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            return column.to_pylist()
+        if column.null_count:
+            raise ValueError(
+                f"Column {name!r} has no value in {column.null_count} of {len(self)} clips; drop those clips with "
+                "ClipTable.filter or give them a value."
+            )
+        return column.to_numpy()
+
+    def videos(self) -> list[str]:
+        """The different videos of the table, sorted."""
+        return sorted(pc.unique(self._arrow("video")).to_pylist())
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> ClipTable:
+        """The clips with these row numbers, in this order, as a table in memory."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
+            raise ValueError(
+                f"Rows {indices.min()} to {indices.max()} were selected, the table has 0 to {len(self) - 1}."
+            )
+        return ClipTable(self._table.take(pa.array(indices)), store=self.store)
+
+    def filter(self, mask: Sequence[bool] | np.ndarray) -> ClipTable:
+        """The clips where the mask is true."""
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != (len(self),):
+            raise ValueError(
+                f"The mask must hold one bool a clip ({len(self)}), found {mask.dtype} of shape {mask.shape}."
+            )
+        return self.select(np.flatnonzero(mask))
+
+    def only_videos(self, videos: Iterable[str]) -> ClipTable:
+        """The clips of these videos; `table.only_videos(store.videos)` drops what could not be precut."""
+        return self.filter(pc.is_in(self._arrow("video"), value_set=pa.array(videos, pa.string())).to_numpy())
+
+    def _arrow(self, name: str) -> pa.ChunkedArray:
+        if name not in self._table.column_names:
+            raise ValueError(f"The clip table has no column {name!r}; it has {', '.join(self.columns)}.")
+        return self._table.column(name)
+
+
+def _array(name: str, values: Sequence[Any]) -> pa.Array:
+    # Arrow would take a bare string as the list of its letters.
+    if pa.types.is_list(KNOWN.get(name, pa.null())) and any(isinstance(value, str) for value in values):
+        raise ValueError(f"Column {name!r} must be of type {KNOWN[name]}: found a bare string in place of a list.")
+    try:
+        return pa.array(values, type=KNOWN.get(name))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, OverflowError) as error:
+        raise ValueError(f"Column {name!r} must be of type {KNOWN.get(name, 'known to Arrow')}: {error}") from error
+
+
+def _check_schema(table: pa.Table) -> None:
+    missing = [name for name in REQUIRED if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"A clip table needs the columns {', '.join(REQUIRED)}; found {', '.join(table.column_names) or 'none'}, "
+            f"without {', '.join(missing)}."
+        )
+    for name in table.column_names:
+        found, expected = table.schema.field(name).type, KNOWN.get(name)
+        if expected is not None and found != expected:
+            raise ValueError(f"Column {name!r} of a clip table must be of type {expected}, found {found}.")
+    if not table.num_rows:
+        raise ValueError("A clip table needs at least one clip, found none; was everything filtered away?")
+
+
+def _check_values(table: pa.Table) -> None:
+    for name in REQUIRED:
+        if count := table.column(name).null_count:
+            raise ValueError(f"Column {name!r} must have a value in every clip, {count} clips have none.")
+    start, end = table.column("start").to_numpy(), table.column("end").to_numpy()
+    wrong = np.flatnonzero(~((start >= 0) & (start < end) & np.isfinite(end)))
+    if wrong.size:
+        row = int(wrong[0])
+        raise ValueError(
+            f"Every clip needs 0 <= start < end in seconds; {wrong.size} clips have not, the first is row {row} "
+            f"({table.column('video')[row].as_py()}, {start[row]} to {end[row]})."
+        )
+
+
+def _stored_path(table: pa.Table, path: str) -> str | None:
+    """Path of the store as the table's metadata tells it, seen from where the table's file lies now."""
+    metadata = (table.schema.metadata or {}).get(_METADATA)
+    if metadata is None:
+        raise ValueError(f"{path} is an Arrow file but was not written by ClipTable.save.")
+    header = json.loads(metadata)
+    if header["version"] != _VERSION:
+        raise ValueError(f"{path} has format version {header['version']}, this code reads version {_VERSION}.")
+    if header["store"] is None:
+        return None
+    return os.path.join(os.path.dirname(path), header["store"])
+
+
+def _from_bytes(data: bytes, store: str | None) -> ClipTable:
+    return ClipTable(pa.ipc.open_stream(data).read_all(), store=store)
