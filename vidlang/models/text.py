@@ -1,0 +1,89 @@
+"""The text encoder: token ids, right-padded with 0, through one transformer that never attends to padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vidlang.core.config import call
+from vidlang.core.sharding import constrain
+from vidlang.nn.layers import Embed, LayerNorm, table
+from vidlang.nn.transformer import Stack, TransformerSpec
+from vidlang.ops.dials import OFF, Dials
+
+POOLS = ("cls", "eos", "mean")
+PAD = 0
+
+
+@flax.struct.dataclass
+class Output:
+    """Tokens after the last norm, and the text's one vector in float32."""
+
+    tokens_BLD: jax.Array
+    pooled_BD: jax.Array
+
+
+class Model(nn.Module):
+    """Bidirectional or causal text encoder.
+
+    vocab: number of token ids. max_length: positions that are learned; shorter texts use the first of them.
+    transformer: the keys of TransformerSpec. pool: the first token ("cls"), the last that is no padding ("eos"), or
+    the "mean" of those that are none.
+    """
+
+    vocab: int
+    max_length: int
+    transformer: Mapping[str, Any]
+    pool: str
+
+    inputs: ClassVar[tuple[str, ...]] = ("text_BL",)
+
+    def setup(self) -> None:
+        spec = call(TransformerSpec, self.transformer, what="text.transformer")
+        if self.pool not in POOLS:
+            raise ValueError(f"text.pool is {self.pool!r}; it is one of {', '.join(POOLS)}")
+        if self.pool == "cls" and spec.causal:
+            raise ValueError(
+                "text.pool 'cls' takes the first token, which sees nothing else in a causal transformer; "
+                "use pool 'eos' or 'mean', or causal=False"
+            )
+        self.spec = spec
+        self.words = Embed(self.vocab, spec.width, spec.compute_dtype)
+        self.stack = Stack(spec)
+        self.norm = LayerNorm(spec.compute_dtype)
+
+    @nn.compact
+    def __call__(self, text_BL: jax.Array, *, train: bool, dials: Dials = OFF) -> Output:
+        del train, dials  # no dial acts on text yet
+        if text_BL.ndim != 2 or not jnp.issubdtype(text_BL.dtype, jnp.integer):
+            raise ValueError(f"texts are integer ids [B, L]; found {text_BL.dtype} of shape {text_BL.shape}")
+        length = text_BL.shape[1]
+        if not 1 <= length <= self.max_length:
+            raise ValueError(
+                f"texts of {length} tokens; this model takes 1 to {self.max_length} (text.max_length): "
+                "shorten the tokenizer's length or raise max_length"
+            )
+        positions_LD = table(self, "positions", (self.max_length, self.spec.width), ("position", "embed"))
+        x_BLD = self.words(text_BL) + positions_LD[None, :length].astype(self.spec.compute_dtype)
+        valid_BL = text_BL != PAD
+        x_BLD = self.stack(constrain(x_BLD, "batch", "tokens", "act_embed"), valid_BL[:, None, None, :])
+        x_BLD = self.norm(x_BLD)
+        return Output(x_BLD, constrain(_pool(x_BLD, valid_BL, self.pool), "batch", "act_embed"))
+
+
+def _pool(x_BLD: jax.Array, valid_BL: jax.Array, pool: str) -> jax.Array:
+    """One float32 vector a text; a text of padding only gives its first token or, for "mean", zeros."""
+    x_BLD = x_BLD.astype(jnp.float32)
+    length = x_BLD.shape[1]
+    if pool == "cls":
+        return x_BLD[:, 0]
+    if pool == "eos":
+        last_B = jnp.max(jnp.arange(length)[None] * valid_BL, axis=1)
+        return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)[:, 0]
+    valid_BL1 = valid_BL[..., None].astype(jnp.float32)
+    return (x_BLD * valid_BL1).sum(axis=1) / jnp.maximum(valid_BL1.sum(axis=1), 1.0)

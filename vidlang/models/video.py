@@ -1,0 +1,119 @@
+"""The video encoder: tubelets of a clip become tokens, and one transformer attends over all of space and time.
+
+Order of things: pixels are normalised on the device, each tubelet is embedded linearly, positions are added, the mask
+dial drops tokens, and only then does a cls token (if that is how the model pools) join in front: it is never masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vidlang.core.config import call
+from vidlang.core.sharding import constrain
+from vidlang.nn.layers import PATCH_INIT, LayerNorm, Linear, table
+from vidlang.nn.transformer import Stack, TransformerSpec
+from vidlang.ops.dials import OFF, Dials
+from vidlang.ops.masking import keep_count, keep_random
+from vidlang.ops.pixels import normalize
+from vidlang.ops.tubelets import Size3, patchify, space_time, token_grid
+
+POOLS = ("mean", "cls")
+
+
+@flax.struct.dataclass
+class Output:
+    """Tokens after the last norm (without cls), the clip's one vector in float32, and which tokens were computed."""
+
+    tokens_BMD: jax.Array
+    pooled_BD: jax.Array
+    kept_BM: jax.Array
+
+
+class Model(nn.Module):
+    """Joint space-time encoder.
+
+    transformer: the keys of TransformerSpec. tubelet: frames, height and width of a token. pool: "mean" of the tokens
+    or a "cls" token. mean, std: of pixels in 0..1, one number or one per channel. How many positions there are follows
+    from the clip that the parameters were initialised with.
+    """
+
+    transformer: Mapping[str, Any]
+    tubelet: Size3 = (2, 16, 16)
+    pool: str = "mean"
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    inputs: ClassVar[tuple[str, ...]] = ("video_BTHWC",)
+
+    def setup(self) -> None:
+        spec = call(TransformerSpec, self.transformer, what="video.transformer")
+        if self.pool not in POOLS:
+            raise ValueError(f"video.pool is {self.pool!r}; it is one of {', '.join(POOLS)}")
+        if spec.causal:
+            raise ValueError("video.transformer.causal is True; the video encoder attends in both directions")
+        if len(self.tubelet) != 3:
+            raise ValueError(f"video.tubelet is {self.tubelet}; give (frames, height, width)")
+        self.spec = spec
+        self.stack = Stack(spec)
+        self.norm = LayerNorm(spec.compute_dtype)
+
+    @nn.compact
+    def __call__(self, video_BTHWC: jax.Array, *, train: bool, dials: Dials = OFF) -> Output:
+        del train  # nothing here differs in training: what is dropped is a dial
+        x_BND = self._embed(video_BTHWC)
+        x_BMD, kept_BM = self._drop(x_BND, dials.mask)
+        if self.pool == "cls":
+            cls_D = table(self, "cls", (self.spec.width,), ("embed",))
+            cls_B1D = jnp.broadcast_to(cls_D.astype(x_BMD.dtype), (x_BMD.shape[0], 1, self.spec.width))
+            x_BMD = jnp.concatenate([cls_B1D, x_BMD], axis=1)
+        x_BMD = self.norm(self.stack(constrain(x_BMD, "batch", "tokens", "act_embed")))
+        if self.pool == "cls":
+            pooled_BD, tokens_BMD = x_BMD[:, 0].astype(jnp.float32), x_BMD[:, 1:]
+        else:
+            pooled_BD, tokens_BMD = x_BMD.astype(jnp.float32).mean(axis=1), x_BMD
+        return Output(tokens_BMD, constrain(pooled_BD, "batch", "act_embed"), kept_BM)
+
+    def _embed(self, video_BTHWC: jax.Array) -> jax.Array:
+        """One embedded token with its position for every tubelet."""
+        if video_BTHWC.ndim != 5:
+            raise ValueError(f"a video batch is [B, T, H, W, C]; found shape {video_BTHWC.shape}")
+        _, frames, height, width, channels = video_BTHWC.shape
+        grid = token_grid((frames, height, width), self.tubelet)
+        dtype = self.spec.compute_dtype
+        temporal_TD = self._positions("temporal", grid[0], f"{frames} frames")
+        spatial_ND = self._positions("spatial", grid[1] * grid[2], f"{height}x{width} pixels")
+        pixels_BTHWC = normalize(video_BTHWC, mean=self.mean, std=self.std, dtype=dtype)
+        # The kernel is that of a 3-D convolution, so image weights can be inflated along its first axis.
+        patch_axes = (*self.tubelet, channels)
+        names = ("patch",) * 4 + ("embed",)
+        embed = Linear(patch_axes, (self.spec.width,), names, dtype, kernel_init=PATCH_INIT, name="patch")
+        x_BND = embed(patchify(pixels_BTHWC, self.tubelet))
+        return x_BND + space_time(temporal_TD, spatial_ND).astype(dtype)[None]
+
+    def _positions(self, name: str, count: int, found: str) -> jax.Array:
+        """The table of `count` positions; a clip of another size than the parameters' is an error."""
+        if self.has_variable("params", name):
+            known: Any = nn.unbox(self.get_variable("params", name))
+            size = known.shape[0]
+            if size != count:
+                raise ValueError(
+                    f"a clip of {found} needs {count} {name} positions with tubelets of {self.tubelet}; these "
+                    f"parameters have {size}. Give clips of the size they were trained on"
+                )
+        return table(self, name, (count, self.spec.width), ("position", "embed"))
+
+    def _drop(self, x_BND: jax.Array, mask: float) -> tuple[jax.Array, jax.Array]:
+        """The tokens that the mask dial leaves, and their indices."""
+        batch, total, _ = x_BND.shape
+        keep = keep_count(total, mask)
+        if keep == total:
+            return x_BND, jnp.broadcast_to(jnp.arange(total), (batch, total))
+        if not self.has_rng("mask"):
+            raise ValueError(f"the dial mask is {mask}, which draws tokens: call with rngs={{'mask': key}}")
+        return keep_random(self.make_rng("mask"), x_BND, keep)
