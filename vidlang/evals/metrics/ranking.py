@@ -1,0 +1,104 @@
+"""Ranks and recalls for retrieval, in float64, under one pessimistic rule.
+
+The rank of a query is 1 + the number of wrong candidates that score at least as high as its best correct one: the
+correct candidate loses every tie, so a model that gives the same score to all candidates gets the worst rank, not the
+best or a lucky one. A score that is NaN counts as minus infinity: a wrong candidate with it comes last, a correct one
+with it comes behind every wrong one.
+
+In names here T counts texts and V videos, Q queries and C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Cosines of float32 embeddings differ by less than this only through the order of summation, which depends on how
+# the matrix product is blocked. Such differences are ties.
+ROUNDING = 1e-12
+
+
+def ranks(score_QC: np.ndarray, correct_QC: np.ndarray, *, margin: float = 0.0) -> np.ndarray:
+    """Rank (1 is best) of each query's best correct candidate; wrong ones within `margin` of it rank before it."""
+    if score_QC.ndim != 2 or score_QC.shape != correct_QC.shape:
+        raise ValueError(
+            f"ranks needs scores and correct flags of one shape [queries, candidates]; found {score_QC.shape} and "
+            f"{correct_QC.shape}"
+        )
+    correct_QC = correct_QC.astype(bool)
+    without = np.flatnonzero(~correct_QC.any(axis=1))
+    if len(without):
+        raise ValueError(f"query {without[0]} has no correct candidate, so it has no rank; leave it out")
+    score_QC = np.asarray(score_QC, np.float64)
+    score_QC = np.where(np.isnan(score_QC), -np.inf, score_QC)
+    best_Q1 = np.where(correct_QC, score_QC, -np.inf).max(axis=1, keepdims=True)
+    return 1 + ((score_QC >= best_Q1 - margin) & ~correct_QC).sum(axis=1)
+
+
+def retrieval_ranks(
+    video_VE: np.ndarray, text_TE: np.ndarray, text_video: np.ndarray, *, chunk: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks (text to video [T], video to text [V]) by dot product; text i describes video `text_video[i]`.
+
+    Every text is a query of its own. A video's rank is that of its best-ranked text; its other texts are not wrong
+    answers. `chunk` queries are scored at once, so the whole matrix is never held.
+    """
+    if len(text_video) != len(text_TE):
+        raise ValueError(f"{len(text_TE)} texts but {len(text_video)} entries that say which video each describes")
+    if not len(video_VE) or not len(text_TE):
+        raise ValueError(f"nothing to rank: {len(video_VE)} videos and {len(text_TE)} texts")
+    if text_video.min() < 0 or text_video.max() >= len(video_VE):
+        raise ValueError(
+            f"text_video must hold rows of the {len(video_VE)} videos; found {text_video.min()} to {text_video.max()}"
+        )
+    videos = np.arange(len(video_VE))
+    without = np.setdiff1d(videos, text_video)
+    if len(without):
+        raise ValueError(f"video {without[0]} has no text, so it has no rank; leave it out")
+    t2v = _ranks_in_chunks(text_TE, video_VE, text_video, videos, chunk)
+    v2t = _ranks_in_chunks(video_VE, text_TE, videos, text_video, chunk)
+    return t2v, v2t
+
+
+def _ranks_in_chunks(
+    query_QE: np.ndarray, candidate_CE: np.ndarray, query_video: np.ndarray, candidate_video: np.ndarray, chunk: int
+) -> np.ndarray:
+    """Ranks where a candidate is correct if it belongs to the query's video."""
+    candidate_EC = np.asarray(candidate_CE, np.float64).T
+    parts = []
+    for start in range(0, len(query_QE), chunk):
+        part = slice(start, start + chunk)
+        correct_QC = query_video[part, None] == candidate_video[None, :]
+        parts.append(ranks(scores(query_QE[part], candidate_EC), correct_QC, margin=ROUNDING))
+    return np.concatenate(parts)
+
+
+def scores(query_QE: np.ndarray, candidate_EC: np.ndarray) -> np.ndarray:
+    """Dot products in float64; an embedding that is not finite gives NaN, which `ranks` puts last."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(query_QE, np.float64) @ np.asarray(candidate_EC, np.float64)
+
+
+def summarize(rank_Q: np.ndarray, *, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Recall at each of `at` as a share from 0 to 1, and the median and mean rank."""
+    if not len(rank_Q):
+        raise ValueError("no ranks to summarize: the set of queries is empty")
+    recalls = {f"r{k}": float(np.mean(rank_Q <= k)) for k in at}
+    return {**recalls, "median_rank": float(np.median(rank_Q)), "mean_rank": float(np.mean(rank_Q))}
+
+
+def chance(candidates: int, *, correct: int = 1, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """What `summarize` gives on average where `correct` of the candidates are right and their order is random."""
+    if not 1 <= correct <= candidates:
+        raise ValueError(f"chance needs 1 to {candidates} correct candidates among {candidates}; found {correct}")
+    places = np.arange(candidates - correct + 1)
+    # cdf[r - 1] is the probability of rank <= r: not all of the first r draws, without replacement, are wrong.
+    cdf = (1 - np.cumprod(1 - correct / (candidates - places))).round(12)
+    recalls = {f"r{k}": float(cdf[min(k, len(cdf)) - 1]) for k in at}
+    median = 1 + (np.searchsorted(cdf, 0.5, "left") + np.searchsorted(cdf, 0.5, "right")) / 2
+    return {
+        **recalls,
+        "median_rank": float(median),
+        "mean_rank": 1 + (candidates - correct) / (correct + 1),
+    }
