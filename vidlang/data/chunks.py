@@ -1,0 +1,298 @@
+"""A store of videos cut into short chunks, of which any few frames can be read quickly.
+
+    STORE/store.json            format version, settings, content hash, shards
+    STORE/index.arrow           one row a video: where its chunks are, frame rate and size, a checksum for each chunk
+    STORE/video_chunks-*        the chunks: records of a TFDS dataset in ArrayRecord files (dataset_info.json, ...)
+
+store.json is written last and the folder gets its name last, so a folder that opens is complete. Frame g of a video is
+shown at g / fps seconds, whichever chunk holds it. Every read is checked against the checksum, because most damage to
+H.264 decodes into wrong pixels without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vidlang.core.config import did_you_mean
+from vidlang.data.crops import CropBox
+from vidlang.data.decode import BrokenVideo, decode
+from vidlang.data.folders import built_aside
+from vidlang.data.records import RecordError, RecordReader, RecordWriter
+
+FORMAT_VERSION = 1
+INDEX_SCHEMA = pa.schema(
+    [
+        ("video", pa.string()),
+        ("first_record", pa.int64()),
+        ("chunks", pa.int32()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frames", pa.int64()),
+        ("duration", pa.float64()),
+        ("chunk_frames", pa.list_(pa.int32())),
+        ("checksum", pa.list_(pa.string())),
+    ]
+)
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class CutVideo:
+    """One video as chunks of MP4, in order; `chunks` may be any sequence that reads them when asked."""
+
+    name: str
+    fps: int | float | Fraction
+    width: int
+    height: int
+    chunks: Sequence[bytes]
+    chunk_frames: Sequence[int]
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """What a store knows of one video."""
+
+    fps: float
+    width: int
+    height: int
+    frames: int
+    duration: float
+
+
+def write_store(
+    path: str | Path, cut_videos: Iterable[CutVideo], settings: Any, *, overwrite: bool = False
+) -> ChunkStore:
+    """Writes the videos as a new store, in the order given, and opens it.
+
+    `settings` (a dataclass or a mapping) is kept in store.json for whoever asks how the store was made. The store is
+    built in a folder beside `path` that takes its name when all is written.
+    """
+    path = Path(path)
+    check_target(path, overwrite)
+    with built_aside(path) as building:
+        _write(building, cut_videos, settings)
+        open_store(building).check()
+    return open_store(path)
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raises unless a store may be written at `path`; only a store is ever overwritten."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / "store.json").is_file():
+        raise ValueError(f"{str(path)!r} exists and is not a chunk store; choose another place or remove it")
+    if not overwrite:
+        raise ValueError(f"there is a complete chunk store at {str(path)!r} already; use it, or overwrite it")
+
+
+def open_store(path: str | Path) -> ChunkStore:
+    """The store in a folder; cheap, shards are opened when read."""
+    return ChunkStore(path)
+
+
+class ChunkStore:
+    """Reads chunks and clips; pickles by its path, and one object serves many threads."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        header = _read_header(self.path)
+        self.settings: dict[str, Any] = header["settings"]
+        self.content_hash: str = header["content_hash"]
+        self._shards: dict[str, int] = header["shards"]
+        index = pa.memory_map(str(self.path / "index.arrow"))
+        self._index = pa.ipc.open_file(index).read_all()
+        if not self._index.schema.equals(INDEX_SCHEMA) or len(self._index) != header["videos"]:
+            raise ValueError(f"the chunk store {str(self.path)!r} is damaged: index.arrow does not fit store.json")
+        self.videos: list[str] = self._index.column("video").to_pylist()
+        self._rows = {video: row for row, video in enumerate(self.videos)}
+        numbers = ("first_record", "chunks", "fps", "width", "height", "frames", "duration")
+        self._numbers = {name: self._index.column(name).to_numpy() for name in numbers}
+        self._reader: RecordReader | None = None
+        self._reader_process, self._reader_lock = 0, threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_store, (str(self.path),)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __contains__(self, video: object) -> bool:
+        return video in self._rows
+
+    def __repr__(self) -> str:
+        hours = float(self._numbers["duration"].sum()) / 3600
+        return f"ChunkStore({str(self.path)!r}: {len(self)} videos, {hours:.1f} hours)"
+
+    def info(self, video: str) -> VideoRow:
+        """Frame rate, size and length of a video."""
+        row = self._row(video)
+        number = {name: column[row].item() for name, column in self._numbers.items()}
+        return VideoRow(number["fps"], number["width"], number["height"], number["frames"], number["duration"])
+
+    def chunk_frames(self, video: str) -> np.ndarray:
+        """How many frames each chunk of a video holds."""
+        return self._index.column("chunk_frames")[self._row(video)].values.to_numpy()
+
+    def read(self, video: str, chunk: int) -> bytes:
+        """One chunk as MP4, checked against its checksum."""
+        row = self._row(video)
+        chunks = int(self._numbers["chunks"][row])
+        if not 0 <= chunk < chunks:
+            raise ValueError(f"chunk {chunk} asked of video {video!r}, which has chunks 0..{chunks - 1}")
+        where = f"chunk {chunk} of video {video!r} in {str(self.path)!r}"
+        try:
+            record = self._records().read(int(self._numbers["first_record"][row]) + chunk)
+        except RecordError as error:
+            raise BrokenVideo(f"{where} cannot be read: {error}") from error
+        mp4 = record.get("mp4", [b""])[0]
+        if not isinstance(mp4, bytes) or _checksum(mp4) != self._index.column("checksum")[row][chunk].as_py():
+            raise BrokenVideo(f"{where} is damaged: its checksum is not the one it was written with")
+        return mp4
+
+    def decode(self, video: str, times_T: np.ndarray, crop: CropBox, size: tuple[int, int]) -> np.ndarray:
+        """The frames shown at these seconds, cut by one crop and scaled: uint8 [T, H, W, 3].
+
+        A time past the end shows the last frame, as annotations run over by a little; a clip that lies wholly past
+        the end is refused.
+        """
+        info = self.info(video)
+        times_T = np.asarray(times_T, np.float64)
+        if times_T.ndim != 1 or not (np.isfinite(times_T).all() and (times_T >= 0).all()):
+            raise ValueError(f"times must be a list of seconds from 0 on, got {times_T}")
+        if times_T.size and times_T.min() >= info.duration:
+            raise BrokenVideo(
+                f"video {video!r} ends at {info.duration:.2f} s, the clip starts at {times_T.min():.2f} s"
+            )
+        # The small number is for times that are frame times themselves, rounded down by a last bit.
+        frames_T = np.minimum(np.floor(times_T * info.fps + 1e-6).astype(np.int64), info.frames - 1)
+        ends = np.cumsum(self.chunk_frames(video))
+        chunks_T = np.searchsorted(ends, frames_T, side="right")
+        video_THWC = np.empty((len(times_T), *size, 3), np.uint8)
+        for chunk in np.unique(chunks_T).tolist():
+            here_T = chunks_T == chunk
+            ranks = frames_T[here_T] - (ends[chunk - 1] if chunk else 0)
+            try:
+                # Most clips lie in one chunk and are written where they belong at once.
+                target = video_THWC if here_T.all() else None
+                part = decode(self.read(video, chunk), ranks, crop, size, target)
+            except BrokenVideo as error:
+                raise BrokenVideo(f"chunk {chunk} of video {video!r} in {str(self.path)!r}: {error}") from error
+            if target is None:
+                video_THWC[here_T] = part
+        return video_THWC
+
+    def check(self) -> None:
+        """Reads every shard's length and the last chunk of the store; a damaged chunk elsewhere shows when read."""
+        first, chunks = self._numbers["first_record"], self._numbers["chunks"]
+        if (first != np.cumsum(chunks) - chunks).any() or int(chunks.sum()) != sum(self._shards.values()):
+            raise ValueError(f"the chunk store {str(self.path)!r} is damaged: its index and its shards disagree")
+        self._records().open_all()
+        self.read(self.videos[-1], int(chunks[-1]) - 1)
+
+    def _row(self, video: str) -> int:
+        try:
+            return self._rows[video]
+        except KeyError:
+            hint = did_you_mean(video, self.videos) if len(self) <= 10_000 else ""
+            raise ValueError(
+                f"there is no video {video!r}{hint} among the {len(self)} of the chunk store {str(self.path)!r}"
+            ) from None
+
+    def _records(self) -> RecordReader:
+        with self._reader_lock:
+            # A reader has threads, which a forked child does not inherit.
+            if self._reader is None or self._reader_process != os.getpid():
+                shards = [self.path / name for name in self._shards]
+                self._reader, self._reader_process = RecordReader(shards, self._shards.values()), os.getpid()
+            return self._reader
+
+
+def _write(folder: Path, cut_videos: Iterable[CutVideo], settings: Any) -> None:
+    content, seen, records = hashlib.blake2b(digest_size=16), set(), 0
+    writer = RecordWriter(folder)
+    with pa.OSFile(str(folder / "index.arrow"), "wb") as file, pa.ipc.new_file(file, INDEX_SCHEMA) as index:
+        rows: list[dict[str, Any]] = []
+        for video in cut_videos:
+            if video.name in seen:
+                raise ValueError(f"two videos are called {video.name!r}; names in a store are unique")
+            seen.add(video.name)
+            row = _write_video(writer, video, records)
+            content.update(json.dumps(row).encode())
+            records += row["chunks"]
+            rows.append(row)
+            if len(rows) == ROWS_AT_ONCE:
+                index.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA))
+                rows = []
+        index.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA))
+    if not seen:
+        raise ValueError("a chunk store needs at least one video, got none")
+    header = {
+        "format_version": FORMAT_VERSION,
+        "videos": len(seen),
+        "content_hash": content.hexdigest(),
+        "settings": asdict(settings) if hasattr(settings, "__dataclass_fields__") else dict(settings),
+        "shards": writer.close(),
+    }
+    (folder / "store.json").write_text(json.dumps(header, indent=1, default=str) + "\n")
+
+
+def _write_video(writer: RecordWriter, video: CutVideo, first_record: int) -> dict[str, Any]:
+    """Writes the chunks of one video; returns its row of the index."""
+    if not len(video.chunks) or len(video.chunks) != len(video.chunk_frames) or min(video.chunk_frames) < 1:
+        raise ValueError(
+            f"video {video.name!r} has {len(video.chunks)} chunks of {list(video.chunk_frames)} frames; "
+            "it needs at least one chunk, and a frame or more in each"
+        )
+    checksums = []
+    for number, (mp4, frames) in enumerate(zip(video.chunks, video.chunk_frames, strict=True)):
+        writer.add(video.name, number, int(frames), mp4)
+        checksums.append(_checksum(mp4))
+    frames = int(sum(video.chunk_frames))
+    return {
+        "video": video.name,
+        "first_record": first_record,
+        "chunks": len(checksums),
+        "fps": float(video.fps),
+        "width": int(video.width),
+        "height": int(video.height),
+        "frames": frames,
+        "duration": float(frames / Fraction(video.fps)),
+        "chunk_frames": [int(count) for count in video.chunk_frames],
+        "checksum": checksums,
+    }
+
+
+def _checksum(mp4: bytes) -> str:
+    return hashlib.blake2b(mp4, digest_size=16).hexdigest()
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise ValueError(f"there is no chunk store at {str(path)!r}: no such folder; make one with launch.precut")
+    try:
+        header = json.loads((path / "store.json").read_text())
+        version = header["format_version"]
+    except FileNotFoundError:
+        raise ValueError(
+            f"{str(path)!r} is not a chunk store: it has no store.json; make one with launch.precut"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the chunk store {str(path)!r} is damaged: store.json cannot be read") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"the chunk store {str(path)!r} has format version {version}, this vidlang reads {FORMAT_VERSION}; "
+            "precut the videos again"
+        )
+    return header
