@@ -46,7 +46,7 @@ class ToyData:
                 for word in self.seen[row].split():
                     video[place, :, 0, WORDS.index(word), :] += 1
             valid = (mine < rows) & ~np.isin(index, list(self.broken))
-            yield {"video_BTHWC": video, "index_B": index, "valid_B": valid}
+            yield {"video_BTHWC": video, "index_B": np.where(mine < rows, mine, -1), "valid_B": valid}
 
     def encode_texts(self, texts):
         self.encoded.append(list(texts))
