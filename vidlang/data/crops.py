@@ -70,9 +70,9 @@ def _random_resized(
         box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 2 <= box_height <= height and 2 <= box_width <= width:
             return _place(box_height, box_width, height, width, rng, mirrored)
-    # Very long frames may never fit a drawn box: take the largest centred one of an allowed aspect.
+    # In long frames no drawn box may fit: take the largest one of an allowed aspect, at a random place.
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    return _place(min(height, width / aspect), min(width, height * aspect), height, width, None, mirrored)
+    return _place(min(height, width / aspect), min(width, height * aspect), height, width, rng, mirrored)
 
 
 def _center(rng: np.random.Generator | None, height: int, width: int, share: float = 1.0) -> CropBox:
