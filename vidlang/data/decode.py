@@ -71,6 +71,10 @@ def decode(
         raise ValueError(f"frames {min(places)}..{max(places)} asked of a video of {len(index.sizes)} frames")
     decoder = _borrow(index.configuration)
     for rank, frame in _planned_frames(data, index, np.unique(ranks_T.astype(np.int64)), decoder):
+        if (frame.width, frame.height) != (index.width, index.height):
+            raise BrokenVideo(
+                f"its index says {index.width} x {index.height} pixels, its frames have {frame.width} x {frame.height}"
+            )
         decoder.cutter.paste(frame, index.rotation, crop, video_THWC, places[rank])
     # Only here, so that a decoder that met damage is not used again.
     _give_back(index.configuration, decoder)
@@ -135,13 +139,13 @@ def _planned_frames(
 
 def _plan(index: Mp4Index, ranks: np.ndarray) -> list[tuple[int, set[int]]]:
     """The samples of these ranks, grouped by the sync sample that decoding them starts at."""
+    # Open GOPs start with a keyframe that is not the first shown; frames around it refer to the GOP before. Decoding
+    # starts where as many frames are shown before as are stored before.
+    starts = index.keys[index.ranks[index.keys] == index.keys]
     groups: dict[int, set[int]] = {}
     for sample in np.sort(index.samples[ranks]).tolist():
-        gop = int(np.searchsorted(index.keys, sample, side="right")) - 1
-        # Open GOP: a frame shown before its keyframe also refers to the GOP before.
-        while gop > 0 and index.ranks[sample] < index.ranks[index.keys[gop]]:
-            gop -= 1
-        groups.setdefault(int(index.keys[gop]), set()).add(sample)
+        place = int(np.searchsorted(starts, sample, side="right")) - 1
+        groups.setdefault(int(starts[place]) if place >= 0 else 0, set()).add(sample)
     return sorted(groups.items())
 
 

@@ -1,0 +1,392 @@
+"""Decoding at random gives the very pixels of decoding in order, and damage is always told."""
+
+import io
+import struct
+import threading
+import time
+import warnings
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from vidlang.data import decode as decode_module
+from vidlang.data.crops import CropBox
+from vidlang.data.decode import BrokenVideo, decode, iterate_frames, probe
+from vidlang.data.encode import encode_mp4
+from vidlang.data.mp4 import boxes, read_index
+
+HEIGHT, WIDTH, COUNT = 64, 96, 70
+FULL = CropBox(0, 0, HEIGHT, WIDTH)
+
+
+def burnt(number, height=HEIGHT, width=WIDTH):
+    """A frame that carries its number as twelve black or white blocks, over colours that move with it."""
+    y, x = np.mgrid[:height, :width]
+    waves = [127 + 90 * np.sin((x * (c + 1) + y * (3 - c)) / 23 + number / (4 + c)) for c in range(3)]
+    frame_HWC = np.stack(waves, -1).astype(np.uint8)
+    for bit in range(12):
+        row, column = divmod(bit, 6)
+        frame_HWC[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16] = 225 if number >> bit & 1 else 30
+    return frame_HWC
+
+
+def numbers(video_THWC):
+    """Reads the burnt numbers back."""
+    corners = [(16 * row, 16 * column) for row in range(2) for column in range(6)]
+    blocks = [video_THWC[:, top + 4 : top + 12, left + 4 : left + 12].mean((1, 2, 3)) for top, left in corners]
+    return (np.stack(blocks, 1) > 127) @ (1 << np.arange(12))
+
+
+def encode_with(
+    options, pix_fmt="yuv420p", codec="libx264", container="mp4", pts=None, flags=None, size=(HEIGHT, WIDTH)
+):
+    """A video of burnt numbers with any options of the encoder."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options=flags or {}) as out:
+        stream = out.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
+        for number in range(COUNT):
+            frame = av.VideoFrame.from_ndarray(burnt(number, *size), format="rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = (number if pts is None else pts[number]), Fraction(1, 10)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def in_order(video, crop, size):
+    """The reference: everything decoded in order through the container, cut by libavfilter, the same scaler flags."""
+    flags = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
+    flags |= Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+    frames, scaler, graph = [], VideoReformatter(), None
+    with av.open(io.BytesIO(video)) as container:
+        stream = container.streams.video[0]
+        for frame in container.decode(stream):
+            if graph is None:
+                graph = av.filter.Graph()
+                source = graph.add_buffer(template=stream)
+                cut = graph.add("crop", f"{crop.width}:{crop.height}:{crop.left}:{crop.top}:exact=1")
+                sink = graph.add("buffersink")
+                source.link_to(cut)
+                cut.link_to(sink)
+                graph.configure()
+            graph.push(frame)
+            piece = graph.pull()
+            small = scaler.reformat(
+                piece, width=size[1], height=size[0], format="rgb24", interpolation=flags, threads=1
+            )
+            frames.append(small.to_ndarray())
+    return np.stack(frames)
+
+
+X264 = {"preset": "veryfast"}
+ENCODINGS = {
+    "house": None,
+    "one_gop": {**X264, "x264-params": "keyint=250:scenecut=0:b-pyramid=normal:bframes=5:b-adapt=0"},
+    "open_gop": {**X264, "x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=1:bframes=3:b-adapt=0"},
+    "no_b": {**X264, "x264-params": "keyint=10:bframes=0"},
+    "all_intra": {**X264, "g": "1"},
+}
+
+
+@pytest.fixture(scope="module", params=ENCODINGS)
+def video(request):
+    options = ENCODINGS[request.param]
+    return encode_mp4(map(burnt, range(COUNT)), fps=10) if options is None else encode_with(options)
+
+
+@pytest.fixture(scope="module")
+def house():
+    return encode_mp4(map(burnt, range(COUNT)), fps=10)
+
+
+def test_each_frame_is_the_one_asked_for(video):
+    rng = np.random.default_rng(0)
+    wanted = [np.arange(COUNT), np.array([COUNT - 1]), np.array([], int), *rng.integers(0, COUNT, (12, 5))]
+    for frames_T in wanted:
+        got = decode(video, frames_T, FULL, (HEIGHT, WIDTH))
+        np.testing.assert_array_equal(numbers(got), frames_T)
+
+
+def test_bit_identical_to_decoding_in_order(video):
+    rng = np.random.default_rng(1)
+    crops = [
+        (CropBox(6, 10, 44, 60), (32, 48)),
+        (CropBox(0, 0, 64, 96), (40, 40)),
+        (CropBox(20, 30, 30, 66), (96, 128)),
+    ]
+    for crop, size in crops:
+        expected = in_order(video, crop, size)
+        for frames_T in (np.arange(COUNT), rng.integers(0, COUNT, 4), rng.integers(0, COUNT, 4)):
+            np.testing.assert_array_equal(decode(video, frames_T, crop, size), expected[frames_T])
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv422p", "yuv444p", "yuv420p10le", "yuvj420p", "gray"])
+def test_pixel_formats_are_bit_identical(pix_fmt):
+    video = encode_with(X264, pix_fmt=pix_fmt)
+    crop, size = CropBox(6, 10, 44, 60), (32, 48)
+    frames_T = np.array([3, 40, 69])
+    got = decode(video, frames_T, crop, size)
+    if pix_fmt != "gray":  # gray is converted before it is cut, so only the burnt numbers compare
+        np.testing.assert_array_equal(got, in_order(video, crop, size)[frames_T])
+    np.testing.assert_array_equal(numbers(decode(video, frames_T, FULL, (HEIGHT, WIDTH))), frames_T)
+
+
+def test_variable_frame_rate_counts_ranks():
+    pts = np.cumsum(np.random.default_rng(0).integers(1, 9, COUNT)).tolist()
+    video = encode_with(X264, pts=pts)
+    frames_T = np.array([0, 7, 33, 69])
+    np.testing.assert_array_equal(numbers(decode(video, frames_T, FULL, (HEIGHT, WIDTH))), frames_T)
+
+
+def test_flip_mirrors(house):
+    plain = decode(house, np.array([5]), CropBox(2, 4, 40, 60), (30, 20))
+    mirrored = decode(house, np.array([5]), CropBox(2, 4, 40, 60, flip=True), (30, 20))
+    np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
+    assert (mirrored != plain).any()
+
+
+def test_writes_into_out(house):
+    batch = np.zeros((3, 2, 30, 20, 3), np.uint8)
+    result = decode(house, np.array([5, 9]), FULL, (30, 20), out=batch[1])
+    assert result.base is batch
+    np.testing.assert_array_equal(batch[1], decode(house, np.array([5, 9]), FULL, (30, 20)))
+    assert not batch[0].any() and not batch[2].any()
+
+
+def test_only_needed_frames_are_decoded(house, monkeypatch):
+    """Three B-frames between references, none of them referred to: frame 7 of a GOP needs 0, 4 and itself."""
+    sent = []
+    plain = decode_module._packets
+    monkeypatch.setattr(decode_module, "_packets", lambda *a: (sent.append(p) or p for p in plain(*a)))
+    index = read_index(house)
+    decode(house, np.array([11]), FULL, (30, 20))
+    ranks = [packet.pts for packet in sent if packet is not None]
+    gop = index.keys[np.searchsorted(index.keys, index.samples[11], side="right") - 1]
+    assert ranks[0] == index.ranks[gop] and 11 in ranks
+    assert len(ranks) <= 4
+    sent.clear()
+    decode(house, np.arange(COUNT), FULL, (30, 20))
+    assert len([packet for packet in sent if packet is not None]) == COUNT
+
+
+def test_threads_and_interleaved_videos_do_not_disturb_each_other(house):
+    other = encode_with(ENCODINGS["one_gop"])
+    expected = {video: decode(video, np.arange(0, COUNT, 3), FULL, (40, 60)) for video in (house, other)}
+    failures = []
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(12):
+            video = (house, other)[rng.integers(2)]
+            picks = rng.integers(0, len(expected[video]), 3)
+            if not np.array_equal(decode(video, picks * 3, FULL, (40, 60)), expected[video][picks]):
+                failures.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not failures
+    assert len(decode_module._idle) <= decode_module.CACHED_DECODERS
+
+
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [
+        ("fragmented", dict(options=X264, flags={"movflags": "frag_keyframe+empty_moov"})),
+        ("not an MP4", dict(options=X264, container="matroska")),
+        ("mp4v", dict(options={"qscale": "3", "bf": "2"}, codec="mpeg4")),
+        ("not an MP4", dict(options={"crf": "20"}, codec="libvpx-vp9", container="webm")),
+    ],
+)
+def test_other_videos_decode_in_order_with_one_warning(kind, arguments):
+    video = encode_with(**arguments)
+    frames_T = np.array([60, 0, 7, 33, 7])
+    with pytest.warns(UserWarning, match=f"from its start, because .*{kind}") as warned:
+        got = decode(video, frames_T, FULL, (HEIGHT, WIDTH))
+    assert len(warned) == 1
+    np.testing.assert_array_equal(numbers(got), frames_T)
+    info = probe(video)
+    assert (info.frames, info.width, info.height) == (COUNT, WIDTH, HEIGHT)
+    assert info.fps == pytest.approx(10, rel=0.01) and info.duration == pytest.approx(7, rel=0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(BrokenVideo, match="frame 70 was asked for"):
+            decode(video, np.array([COUNT]), FULL, (30, 20))
+
+
+def test_hidden_frames_are_not_counted():
+    """An edit list that starts late hides frames; ranks then count what a player shows."""
+    video = encode_with(X264)
+    start, end = 0, len(video)
+    for wanted in (b"moov", b"trak", b"edts", b"elst"):
+        start, end = next((a, b) for kind, a, b in boxes(memoryview(video), start, end) if kind == wanted)
+    begin = struct.unpack_from(">I", video, start + 12)[0]
+    ticks = 20 * 1024  # the muxer's time scale is 10240
+    cut = video[: start + 12] + struct.pack(">I", begin + ticks) + video[start + 16 :]
+    shown = in_order(cut, FULL, (HEIGHT, WIDTH))
+    assert numbers(shown)[0] == 20
+    with pytest.warns(UserWarning, match="edit list"):
+        np.testing.assert_array_equal(decode(cut, np.array([0, 10]), FULL, (HEIGHT, WIDTH)), shown[[0, 10]])
+
+
+@pytest.mark.parametrize("quarter", [1, 2, 3])
+def test_rotated_video_comes_upright(quarter, house, tmp_path):
+    start, end = 0, len(house)
+    for wanted in (b"moov", b"trak", b"tkhd"):
+        start, end = next((a, b) for kind, a, b in boxes(memoryview(house), start, end) if kind == wanted)
+    one = 0x10000
+    matrix = [None, (0, one, 0, -one, 0), (-one, 0, 0, 0, -one), (0, -one, 0, one, 0)][quarter]
+    turned = house[: start + 40] + struct.pack(">5i", *matrix) + house[start + 60 :]
+    clockwise = quarter  # what these matrices ask a player for
+    info = probe(turned)
+    assert (info.height, info.width) == ((HEIGHT, WIDTH), (WIDTH, HEIGHT))[quarter % 2]
+    plain = decode(house, np.array([9, 30]), FULL, (HEIGHT, WIDTH))
+    upright = np.rot90(plain, -clockwise, axes=(1, 2))
+    whole = CropBox(0, 0, info.height, info.width)
+    np.testing.assert_array_equal(decode(turned, np.array([9, 30]), whole, (info.height, info.width)), upright)
+    crop = CropBox(6, 10, 40, 50)
+    # At its border a crop knows no colour beyond itself.
+    inner = decode(turned, np.array([9, 30]), crop, (40, 50))[:, 2:-2, 2:-2]
+    np.testing.assert_array_equal(inner, upright[:, 8:44, 12:58])
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(turned)
+    frames = [frame for frame, _ in iterate_frames(path)]
+    assert frames[0].shape == (info.height, info.width, 3)
+    assert np.abs(frames[9].astype(int) - upright[0]).mean() < 3
+
+
+def test_a_path_is_probed_like_bytes(house, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(house)
+    assert probe(tmp_path / "a.mp4") == probe(str(tmp_path / "a.mp4")) == probe(house)
+    assert probe(house).fps == 10 and probe(house).frames == COUNT
+    with pytest.raises(ValueError, match="cannot read the video .*nothing.mp4.*No such file"):
+        probe(tmp_path / "nothing.mp4")
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (dict(frames=np.array([0, COUNT])), f"frames 0..{COUNT} asked of a video of {COUNT} frames"),
+        (dict(frames=np.array([-1])), "frames -1..-1"),
+        (dict(frames=np.array([0.5])), "list of integers"),
+        (dict(crop=CropBox(0, 0, HEIGHT + 2, 4)), "does not lie inside"),
+        (dict(out=np.zeros((1, 30, 20, 3), np.float32)), "out must be uint8"),
+        (dict(out=np.zeros((2, 30, 20, 3), np.uint8)), "out must be uint8"),
+    ],
+)
+def test_mistakes_have_a_sentence(house, change, sentence):
+    valid = dict(frames=np.array([3]), crop=FULL, size=(30, 20))
+    with pytest.raises(ValueError, match=sentence) as caught:
+        decode(house, **{**valid, **change})
+    assert not isinstance(caught.value, BrokenVideo)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.95, 0.9999])
+def test_truncation_is_told(house, share, tmp_path):
+    broken = house[: int(share * len(house))]
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(broken)
+    for attempt in (
+        lambda: decode(broken, np.array([0]), FULL, (30, 20)),
+        lambda: probe(broken),
+        lambda: probe(path),
+        lambda: list(iterate_frames(path)),
+    ):
+        with pytest.raises(BrokenVideo) as caught:
+            attempt()
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 5000, b"#EXTM3U\nfile:///etc/passwd\n" * 9, b"x", bytes(range(256)) * 40])
+def test_garbage_is_told(garbage):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(BrokenVideo, match="cannot be read as a video|no video stream|no frame"):
+            decode(garbage, np.array([0]), FULL, (30, 20))
+
+
+def test_damaged_frames_are_told_or_harmless_and_leave_no_trace(house):
+    """Bit flips anywhere: a result or one sentence, in bounded time, and the next decode is untouched."""
+    rng = np.random.default_rng(0)
+    frames_T = np.array([5, 20, 41])
+    expected = decode(house, frames_T, FULL, (30, 20))
+    told = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(120):
+            broken = bytearray(house)
+            for place in rng.integers(0, len(house), 12):
+                broken[place] ^= 1 << rng.integers(8)
+            began = time.perf_counter()
+            try:
+                decode(bytes(broken), frames_T, FULL, (30, 20))
+            except ValueError:
+                told += 1
+            assert time.perf_counter() - began < 5
+            np.testing.assert_array_equal(decode(house, frames_T, FULL, (30, 20)), expected)
+    assert told > 60
+
+
+def test_iterate_frames_gives_every_frame_and_its_time(tmp_path):
+    path = tmp_path / "a.mkv"
+    path.write_bytes(encode_with(X264, container="matroska"))
+    frames, seconds = zip(*iterate_frames(path), strict=True)
+    np.testing.assert_array_equal(numbers(np.stack(frames)), np.arange(COUNT))
+    np.testing.assert_allclose(seconds, np.arange(COUNT) / 10, atol=1e-3)
+
+
+def test_iterate_frames_shrinks_but_never_enlarges(house, tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(house)
+    for short_side, size in ((32, (32, 48)), (30, (30, 44)), (64, (64, 96)), (288, (64, 96))):
+        assert next(iterate_frames(path, short_side))[0].shape == (*size, 3)
+    odd = tmp_path / "odd.mp4"
+    odd.write_bytes(encode_with(X264, pix_fmt="yuv444p", size=(65, 97)))
+    assert next(iterate_frames(odd, 288))[0].shape == (64, 96, 3)
+    assert next(iterate_frames(odd))[0].shape == (65, 97, 3)
+
+
+def test_avi_with_b_frames_keeps_its_clock(tmp_path):
+    path = tmp_path / "a.avi"
+    path.write_bytes(encode_with({"qscale": "2", "bf": "2"}, codec="mpeg4", container="avi"))
+    frames, seconds = zip(*iterate_frames(path), strict=True)
+    np.testing.assert_array_equal(numbers(np.stack(frames)), np.arange(COUNT))
+    np.testing.assert_allclose(seconds, np.arange(COUNT) / 10, atol=1e-6)
+
+
+def test_a_jump_of_the_clock_is_told(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(encode_with(X264, pts=[n + (100_000 if n > 30 else 0) for n in range(COUNT)]))
+    with pytest.raises(BrokenVideo, match="clock jumps by 10000 s at frame 31"):
+        list(iterate_frames(path))
+
+
+def test_sound_only_is_told(tmp_path):
+    path = tmp_path / "a.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(BrokenVideo, match="no video stream"):
+        list(iterate_frames(path))
+
+
+def test_real_clips_are_bit_identical(repository):
+    folder = repository.parent / "shared" / "clips"
+    if not folder.is_dir():
+        pytest.skip("the folder of real clips is not there")
+    rng = np.random.default_rng(0)
+    for name in ("skv_carphone.mp4", "decord_unordered.mov", "tc_h264_10b.mp4", "tc_nasa.mp4", "mma2_stdet.mp4"):
+        video = (folder / name).read_bytes()
+        info = probe(video)
+        crop, size = CropBox(4, 6, info.height // 4 * 2, info.width // 4 * 2), (48, 56)
+        frames_T = rng.integers(0, info.frames, 5)
+        expected = in_order(video, crop, size)
+        assert len(expected) == info.frames, name
+        np.testing.assert_array_equal(decode(video, frames_T, crop, size), expected[frames_T], err_msg=name)
+    with pytest.raises(BrokenVideo, match="damaged near frame"):
+        decode((folder / "decord_corrupted.mp4").read_bytes(), np.array([49]), CropBox(0, 0, 2, 2), (8, 8))
