@@ -73,7 +73,7 @@ def on_mesh(function, sizes, video, text, scale, batch):
         return function(placed.pop("video"), placed.pop("text"), scale, placed)
 
 
-@pytest.mark.parametrize(("sizes", "reduction"), zip(MESHES, REDUCTIONS, strict=True), ids=str)
+@pytest.mark.parametrize(("sizes", "reduction"), list(zip(MESHES, REDUCTIONS, strict=True)), ids=str)
 def test_value_and_gradients_equal_the_oracle(sizes, reduction):
     video, text = pairs(48, 16)
     scale = np.float32(14.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidlang.serve.gallery import GalleryItem, GalleryRow
-from vidlang.serve.report import render, write_report
+from vidlang.serve.report import history_of, render, write_report
 from vidlang.serve.report_tables import arrange
 
 METRICS = {
@@ -168,6 +168,17 @@ def test_written_report_is_the_same_twice_and_replaces_the_old(tmp_path):
     assert path == tmp_path / "report.html" and first == render("A run", METRICS, HISTORY, sample_gallery())
     assert write_report(tmp_path, title="A run", gallery=sample_gallery()).read_text(encoding="utf-8") == first
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json", "metrics.jsonl", "report.html"]
+
+
+def test_stages_are_one_history(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
+    for name, half in (("0_short", HISTORY), ("10_long", HISTORY[:2]), ("2_mid", [])):
+        (tmp_path / name).mkdir()
+        if half:
+            (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in half))
+    history = history_of(tmp_path)
+    assert [record["step"] for record in history] == [1, 100, 100, 200, 200, 201, 300]
+    assert write_report(tmp_path, title="A run").read_text(encoding="utf-8") == render("A run", METRICS, history, [])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from vidlang.serve.png import encode_png
 from vidlang.serve.report_figures import Series, line_chart
 from vidlang.serve.report_style import CSS
 from vidlang.serve.report_tables import arrange, cards_html, is_share, label_of, results_html
+from vidlang.train.checkpoint import stage_folders
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _NO_EVALUATION = '<p class="note">No evaluation was logged during training, so there is no curve of recalls.</p>'
@@ -33,7 +34,7 @@ def write_report(
 
     metrics.json holds the columns of the table of results, {"trained": {name: number}, "untrained": {...}, "chance":
     {...}}; a number or a word beside the columns is listed as a fact. A flat {name: number} is one column.
-    metrics.jsonl, which may be missing, has one {"step": ..., name: number} a line.
+    metrics.jsonl, here or in the folders of the run's stages, may be missing; see `history_of`.
     """
     run_dir = Path(run_dir)
     path = run_dir / "metrics.json"
@@ -45,13 +46,26 @@ def write_report(
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(metrics, dict):
         raise ValueError(f"{path} must hold an object of names and numbers; found {type(metrics).__name__}")
-    page = render(title or run_dir.resolve().name, metrics, read_history(run_dir / "metrics.jsonl"), gallery)
+    page = render(title or run_dir.resolve().name, metrics, history_of(run_dir), gallery)
     report = run_dir / "report.html"
     # Renamed into place, so that a reader never sees half a page.
     partial = run_dir / "report.html.partial"
     partial.write_text(page, encoding="utf-8")
     partial.replace(report)
     return report
+
+
+def history_of(run_dir: Path) -> list[dict[str, float]]:
+    """All records {"step": ..., name: number} of a run; the steps of a stage go on counting from those before it."""
+    if (run_dir / "metrics.jsonl").is_file():
+        return read_history(run_dir / "metrics.jsonl")
+    history: list[dict[str, float]] = []
+    done = 0.0
+    for folder in stage_folders(run_dir):
+        records = read_history(folder / "metrics.jsonl")
+        history.extend({**record, "step": done + record["step"]} for record in records)
+        done += max((record["step"] for record in records), default=0)
+    return history
 
 
 def render(
