@@ -135,14 +135,25 @@ class ClipTable:
     def column(self, name: str) -> Any:
         """A whole column: numbers as a numpy array, texts and lists as a Python list with None where one is missing."""
         column = self._arrow(name)
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        if not _is_number(column.type):
             return column.to_pylist()
+        return column.to_numpy().astype(self.dtype(name), copy=False)
+
+    def dtype(self, name: str) -> np.dtype:
+        """Numpy type of a column of numbers that has a value in every clip; raises for any other column."""
+        column = self._arrow(name)
+        if not _is_number(column.type):
+            raise ValueError(f"Column {name!r} of the clip table must hold one number a clip, found {column.type}.")
         if column.null_count:
             raise ValueError(
                 f"Column {name!r} has no value in {column.null_count} of {len(self)} clips; drop those clips with "
                 "ClipTable.filter or give them a value."
             )
-        return column.to_numpy()
+        return np.dtype(column.type.to_pandas_dtype())
+
+    def lengths(self, name: str) -> np.ndarray:
+        """How many values each clip has in a column of lists."""
+        return pc.fill_null(pc.list_value_length(self._arrow(name)), 0).to_numpy()
 
     def videos(self) -> list[str]:
         """The different videos of the table, sorted."""
@@ -174,6 +185,10 @@ class ClipTable:
         if name not in self._table.column_names:
             raise ValueError(f"The clip table has no column {name!r}; it has {', '.join(self.columns)}.")
         return self._table.column(name)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _array(name: str, values: Sequence[Any]) -> pa.Array:

@@ -1,0 +1,106 @@
+"""A clip that cannot be decoded is replaced by a rule, counted, named once, and is an error when one of too many."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+
+from vidlang.data.broken import BrokenClips
+from vidlang.data.pipeline import ClipSpec, train_stream
+from vidlang.data.plan import TrainPlanner
+
+SPEC = ClipSpec(3, 16, {"name": "segments"}, {"name": "random_resized"}, 6)
+
+
+def take(table, tokenizer, steps, **options):
+    with train_stream(table, tokenizer, SPEC, **{"seed": 3, "batch_size": 8} | options) as batches:
+        return list(itertools.islice(batches, steps))
+
+
+@pytest.fixture(scope="module")
+def damaged(make_store, make_table, tiny_tokenizer):
+    """Batches from a whole store, and from one in which a quarter of the videos is garbage."""
+    good, bad = make_table(make_store()), make_table(make_store(("south", 0), ("south", 1)))
+    return bad, take(good, tiny_tokenizer, 7), take(bad, tiny_tokenizer, 7)
+
+
+def test_only_broken_clips_are_replaced(damaged):
+    table, good, bad = damaged
+    is_south = np.array([video == "south" for video in table.column("video")])
+    for whole, batch in zip(good, bad, strict=True):
+        hit_B = is_south[whole["index_B"]]
+        np.testing.assert_array_equal(batch["broken_B"], np.where(hit_B, whole["index_B"], -1))
+        for name in ("video_BTHWC", "text_BL", "index_B"):
+            np.testing.assert_array_equal(batch[name][~hit_B], whole[name][~hit_B])
+        # What stands in can be decoded, is another clip, and comes with its own pixels and text.
+        assert not is_south[batch["index_B"]].any()
+        np.testing.assert_allclose(
+            batch["video_BTHWC"][..., 0].mean((1, 2, 3)), 40 + 50 * (batch["index_B"] % 4), atol=8
+        )
+    replaced = np.concatenate([batch["index_B"][batch["broken_B"] >= 0] for batch in bad])
+    assert len(set(replaced.tolist())) > len(replaced) / 2  # drawn for each place, not one clip for all
+
+
+def test_replacements_are_a_function_of_seed_and_step(damaged, tiny_tokenizer):
+    table, _, bad = damaged
+    shares = [take(table, tiny_tokenizer, 2, start_step=4, process_index=p, process_count=2) for p in (0, 1)]
+    for i, expected in enumerate(bad[4:6]):
+        for name in expected:
+            together = np.stack([share[i][name] for share in shares], axis=1).reshape(expected[name].shape)
+            np.testing.assert_array_equal(together, expected[name])
+
+
+def test_a_store_of_garbage_ends_with_the_clips_names(make_store, make_table, tiny_tokenizer):
+    store = make_store(*((video, k) for video in ("north", "east", "south", "west") for k in (0, 1)))
+    with pytest.raises(
+        ValueError, match=r"Neither the planned clip nor 8 replacements.*clip \d+ \((north|east|south|we)"
+    ):
+        take(make_table(store), tiny_tokenizer, 1)
+
+
+def test_a_mistake_in_the_code_is_not_a_broken_clip(damaged, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(TrainPlanner, "again", lambda self, plan: 1 / 0 if plan.attempt else plan)
+    with pytest.raises(ZeroDivisionError):
+        table, _, _ = damaged
+        with train_stream(table, tiny_tokenizer, SPEC, seed=3, batch_size=8, prefetch=0) as batches:
+            monkeypatch.setattr("vidlang.data.chunks.ChunkStore.decode", lambda *arguments: 1 / 0)
+            next(batches)
+
+
+def batch(broken, padding=0):
+    return {
+        "broken_B": np.array([*broken, *[-1] * padding]),
+        "index_B": np.array([0] * len(broken) + [-1] * padding),
+    }
+
+
+def test_each_broken_clip_is_named_once(tiny_table, caplog):
+    clips = BrokenClips(tiny_table)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert clips.update(batch([-1, 5, -1, 9])) == 2
+        assert clips.update(batch([-1, 5, -1, -1], padding=4)) == 1
+    messages = [record.getMessage() for record in caplog.records]
+    row = tiny_table.row(5)
+    assert len(messages) == 2
+    assert f"clip 5 ({row['video']}, {row['start']:.2f} to {row['end']:.2f} s)" in messages[0]
+    assert (clips.seen, clips.broken, clips.rows, clips.share) == (8, 3, {5, 9}, 3 / 8)
+
+
+def test_stops_at_more_than_the_allowed_share_of_enough_clips(tiny_table):
+    clips = BrokenClips(tiny_table, max_share=0.05)
+    clips.update(batch([3] * 20 + [-1] * 235))  # 7.8 % of 255: too few to judge
+    with pytest.raises(ValueError, match=r"20 of 256 clips could not be decoded \(7.8%, allowed are 5.0%\).*clip 3"):
+        clips.update(batch([-1]))
+    clips = BrokenClips(tiny_table, max_share=0.05)
+    for _ in range(4):
+        clips.update(batch([3] * 5 + [-1] * 95))  # exactly 5 %
+
+
+def test_stops_early_when_nothing_can_be_decoded(tiny_table):
+    clips = BrokenClips(tiny_table)
+    clips.update(batch([1] * 31))
+    with pytest.raises(ValueError, match="32 of 32"):
+        clips.update(batch([1]))
+    with pytest.raises(ValueError, match="max_share"):
+        BrokenClips(tiny_table, max_share=1.0)
