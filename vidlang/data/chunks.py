@@ -22,30 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from vidlang.core.config import did_you_mean
 from vidlang.data.crops import CropBox
 from vidlang.data.decode import BrokenVideo, decode
 from vidlang.data.folders import built_aside
 from vidlang.data.records import RecordError, RecordReader, RecordWriter
-
-FORMAT_VERSION = 1
-INDEX_SCHEMA = pa.schema(
-    [
-        ("video", pa.string()),
-        ("first_record", pa.int64()),
-        ("chunks", pa.int32()),
-        ("fps", pa.float64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("frames", pa.int64()),
-        ("duration", pa.float64()),
-        ("chunk_frames", pa.list_(pa.int32())),
-        ("checksum", pa.list_(pa.string())),
-    ]
-)
-ROWS_AT_ONCE = 1024
+from vidlang.data.store_index import IndexWriter, read_header, read_index, write_header
 
 
 @dataclass(frozen=True)
@@ -107,14 +90,11 @@ class ChunkStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        header = _read_header(self.path)
+        header = read_header(self.path)
         self.settings: dict[str, Any] = header["settings"]
         self.content_hash: str = header["content_hash"]
         self._shards: dict[str, int] = header["shards"]
-        index = pa.memory_map(str(self.path / "index.arrow"))
-        self._index = pa.ipc.open_file(index).read_all()
-        if not self._index.schema.equals(INDEX_SCHEMA) or len(self._index) != header["videos"]:
-            raise ValueError(f"the chunk store {str(self.path)!r} is damaged: index.arrow does not fit store.json")
+        self._index = read_index(self.path, header["videos"])
         self.videos: list[str] = self._index.column("video").to_pylist()
         self._rows = {video: row for row, video in enumerate(self.videos)}
         numbers = ("first_record", "chunks", "fps", "width", "height", "frames", "duration")
@@ -222,8 +202,7 @@ class ChunkStore:
 def _write(folder: Path, cut_videos: Iterable[CutVideo], settings: Any) -> None:
     content, seen, records = hashlib.blake2b(digest_size=16), set(), 0
     writer = RecordWriter(folder)
-    with pa.OSFile(str(folder / "index.arrow"), "wb") as file, pa.ipc.new_file(file, INDEX_SCHEMA) as index:
-        rows: list[dict[str, Any]] = []
+    with IndexWriter(folder) as index:
         for video in cut_videos:
             if video.name in seen:
                 raise ValueError(f"two videos are called {video.name!r}; names in a store are unique")
@@ -231,21 +210,11 @@ def _write(folder: Path, cut_videos: Iterable[CutVideo], settings: Any) -> None:
             row = _write_video(writer, video, records)
             content.update(json.dumps(row).encode())
             records += row["chunks"]
-            rows.append(row)
-            if len(rows) == ROWS_AT_ONCE:
-                index.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA))
-                rows = []
-        index.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA))
+            index.add(row)
     if not seen:
         raise ValueError("a chunk store needs at least one video, got none")
-    header = {
-        "format_version": FORMAT_VERSION,
-        "videos": len(seen),
-        "content_hash": content.hexdigest(),
-        "settings": asdict(settings) if hasattr(settings, "__dataclass_fields__") else dict(settings),
-        "shards": writer.close(),
-    }
-    (folder / "store.json").write_text(json.dumps(header, indent=1, default=str) + "\n")
+    plain = asdict(settings) if hasattr(settings, "__dataclass_fields__") else dict(settings)
+    write_header(folder, videos=len(seen), content_hash=content.hexdigest(), settings=plain, shards=writer.close())
 
 
 def _write_video(writer: RecordWriter, video: CutVideo, first_record: int) -> dict[str, Any]:
@@ -276,23 +245,3 @@ def _write_video(writer: RecordWriter, video: CutVideo, first_record: int) -> di
 
 def _checksum(mp4: bytes) -> str:
     return hashlib.blake2b(mp4, digest_size=16).hexdigest()
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise ValueError(f"there is no chunk store at {str(path)!r}: no such folder; make one with launch.precut")
-    try:
-        header = json.loads((path / "store.json").read_text())
-        version = header["format_version"]
-    except FileNotFoundError:
-        raise ValueError(
-            f"{str(path)!r} is not a chunk store: it has no store.json; make one with launch.precut"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the chunk store {str(path)!r} is damaged: store.json cannot be read") from error
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"the chunk store {str(path)!r} has format version {version}, this vidlang reads {FORMAT_VERSION}; "
-            "precut the videos again"
-        )
-    return header
