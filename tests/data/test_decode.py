@@ -22,9 +22,9 @@ HEIGHT, WIDTH, COUNT = 64, 96, 70
 FULL = CropBox(0, 0, HEIGHT, WIDTH)
 
 
-def burnt(number, height=HEIGHT, width=WIDTH):
+def burnt(number):
     """A frame that carries its number as twelve black or white blocks, over colours that move with it."""
-    y, x = np.mgrid[:height, :width]
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
     waves = [127 + 90 * np.sin((x * (c + 1) + y * (3 - c)) / 23 + number / (4 + c)) for c in range(3)]
     frame_HWC = np.stack(waves, -1).astype(np.uint8)
     for bit in range(12):
@@ -40,16 +40,14 @@ def numbers(video_THWC):
     return (np.stack(blocks, 1) > 127) @ (1 << np.arange(12))
 
 
-def encode_with(
-    options, pix_fmt="yuv420p", codec="libx264", container="mp4", pts=None, flags=None, size=(HEIGHT, WIDTH)
-):
-    """A video of burnt numbers with any options of the encoder."""
+def encode_with(options, pix_fmt="yuv420p", pts=None):
+    """An MP4 of burnt numbers with any options of x264."""
     file = io.BytesIO()
-    with av.open(file, "w", format=container, options=flags or {}) as out:
-        stream = out.add_stream(codec, rate=10, options=options)
-        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
+    with av.open(file, "w", format="mp4") as out:
+        stream = out.add_stream("libx264", rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, pix_fmt
         for number in range(COUNT):
-            frame = av.VideoFrame.from_ndarray(burnt(number, *size), format="rgb24").reformat(format=pix_fmt)
+            frame = av.VideoFrame.from_ndarray(burnt(number), format="rgb24").reformat(format=pix_fmt)
             frame.pts, frame.time_base = (number if pts is None else pts[number]), Fraction(1, 10)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
@@ -192,31 +190,6 @@ def test_threads_and_interleaved_videos_do_not_disturb_each_other(house):
     assert len(decode_module._idle) <= decode_module.CACHED_DECODERS
 
 
-@pytest.mark.parametrize(
-    "kind, arguments",
-    [
-        ("fragmented", dict(options=X264, flags={"movflags": "frag_keyframe+empty_moov"})),
-        ("not an MP4", dict(options=X264, container="matroska")),
-        ("mp4v", dict(options={"qscale": "3", "bf": "2"}, codec="mpeg4")),
-        ("not an MP4", dict(options={"crf": "20"}, codec="libvpx-vp9", container="webm")),
-    ],
-)
-def test_other_videos_decode_in_order_with_one_warning(kind, arguments):
-    video = encode_with(**arguments)
-    frames_T = np.array([60, 0, 7, 33, 7])
-    with pytest.warns(UserWarning, match=f"from its start, because .*{kind}") as warned:
-        got = decode(video, frames_T, FULL, (HEIGHT, WIDTH))
-    assert len(warned) == 1
-    np.testing.assert_array_equal(numbers(got), frames_T)
-    info = probe(video)
-    assert (info.frames, info.width, info.height) == (COUNT, WIDTH, HEIGHT)
-    assert info.fps == pytest.approx(10, rel=0.01) and info.duration == pytest.approx(7, rel=0.01)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(BrokenVideo, match="frame 70 was asked for"):
-            decode(video, np.array([COUNT]), FULL, (30, 20))
-
-
 def test_hidden_frames_are_not_counted():
     """An edit list that starts late hides frames; ranks then count what a player shows."""
     video = encode_with(X264)
@@ -230,32 +203,6 @@ def test_hidden_frames_are_not_counted():
     assert numbers(shown)[0] == 20
     with pytest.warns(UserWarning, match="edit list"):
         np.testing.assert_array_equal(decode(cut, np.array([0, 10]), FULL, (HEIGHT, WIDTH)), shown[[0, 10]])
-
-
-@pytest.mark.parametrize("quarter", [1, 2, 3])
-def test_rotated_video_comes_upright(quarter, house, tmp_path):
-    start, end = 0, len(house)
-    for wanted in (b"moov", b"trak", b"tkhd"):
-        start, end = next((a, b) for kind, a, b in boxes(memoryview(house), start, end) if kind == wanted)
-    one = 0x10000
-    matrix = [None, (0, one, 0, -one, 0), (-one, 0, 0, 0, -one), (0, -one, 0, one, 0)][quarter]
-    turned = house[: start + 40] + struct.pack(">5i", *matrix) + house[start + 60 :]
-    clockwise = quarter  # what these matrices ask a player for
-    info = probe(turned)
-    assert (info.height, info.width) == ((HEIGHT, WIDTH), (WIDTH, HEIGHT))[quarter % 2]
-    plain = decode(house, np.array([9, 30]), FULL, (HEIGHT, WIDTH))
-    upright = np.rot90(plain, -clockwise, axes=(1, 2))
-    whole = CropBox(0, 0, info.height, info.width)
-    np.testing.assert_array_equal(decode(turned, np.array([9, 30]), whole, (info.height, info.width)), upright)
-    crop = CropBox(6, 10, 40, 50)
-    # At its border a crop knows no colour beyond itself.
-    inner = decode(turned, np.array([9, 30]), crop, (40, 50))[:, 2:-2, 2:-2]
-    np.testing.assert_array_equal(inner, upright[:, 8:44, 12:58])
-    path = tmp_path / "turned.mp4"
-    path.write_bytes(turned)
-    frames = [frame for frame, _ in iterate_frames(path)]
-    assert frames[0].shape == (info.height, info.width, 3)
-    assert np.abs(frames[9].astype(int) - upright[0]).mean() < 3
 
 
 def test_a_path_is_probed_like_bytes(house, tmp_path):
@@ -328,51 +275,6 @@ def test_damaged_frames_are_told_or_harmless_and_leave_no_trace(house):
             assert time.perf_counter() - began < 5
             np.testing.assert_array_equal(decode(house, frames_T, FULL, (30, 20)), expected)
     assert told > 60
-
-
-def test_iterate_frames_gives_every_frame_and_its_time(tmp_path):
-    path = tmp_path / "a.mkv"
-    path.write_bytes(encode_with(X264, container="matroska"))
-    frames, seconds = zip(*iterate_frames(path), strict=True)
-    np.testing.assert_array_equal(numbers(np.stack(frames)), np.arange(COUNT))
-    np.testing.assert_allclose(seconds, np.arange(COUNT) / 10, atol=1e-3)
-
-
-def test_iterate_frames_shrinks_but_never_enlarges(house, tmp_path):
-    path = tmp_path / "a.mp4"
-    path.write_bytes(house)
-    for short_side, size in ((32, (32, 48)), (30, (30, 44)), (64, (64, 96)), (288, (64, 96))):
-        assert next(iterate_frames(path, short_side))[0].shape == (*size, 3)
-    odd = tmp_path / "odd.mp4"
-    odd.write_bytes(encode_with(X264, pix_fmt="yuv444p", size=(65, 97)))
-    assert next(iterate_frames(odd, 288))[0].shape == (64, 96, 3)
-    assert next(iterate_frames(odd))[0].shape == (65, 97, 3)
-
-
-def test_avi_with_b_frames_keeps_its_clock(tmp_path):
-    path = tmp_path / "a.avi"
-    path.write_bytes(encode_with({"qscale": "2", "bf": "2"}, codec="mpeg4", container="avi"))
-    frames, seconds = zip(*iterate_frames(path), strict=True)
-    np.testing.assert_array_equal(numbers(np.stack(frames)), np.arange(COUNT))
-    np.testing.assert_allclose(seconds, np.arange(COUNT) / 10, atol=1e-6)
-
-
-def test_a_jump_of_the_clock_is_told(tmp_path):
-    path = tmp_path / "a.mp4"
-    path.write_bytes(encode_with(X264, pts=[n + (100_000 if n > 30 else 0) for n in range(COUNT)]))
-    with pytest.raises(BrokenVideo, match="clock jumps by 10000 s at frame 31"):
-        list(iterate_frames(path))
-
-
-def test_sound_only_is_told(tmp_path):
-    path = tmp_path / "a.wav"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-    with pytest.raises(BrokenVideo, match="no video stream"):
-        list(iterate_frames(path))
 
 
 def test_real_clips_are_bit_identical(repository):
