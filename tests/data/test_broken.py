@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from vidlang.data.broken import BrokenClips
+from vidlang.data.chunks import ChunkStore
 from vidlang.data.pipeline import ClipSpec, train_stream
-from vidlang.data.plan import TrainPlanner
 
 SPEC = ClipSpec(3, 16, {"name": "segments"}, {"name": "random_resized"}, 6)
 
@@ -60,12 +60,24 @@ def test_a_store_of_garbage_ends_with_the_clips_names(make_store, make_table, ti
 
 
 def test_a_mistake_in_the_code_is_not_a_broken_clip(damaged, tiny_tokenizer, monkeypatch):
-    monkeypatch.setattr(TrainPlanner, "again", lambda self, plan: 1 / 0 if plan.attempt else plan)
+    monkeypatch.setattr(ChunkStore, "decode", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        table, _, _ = damaged
-        with train_stream(table, tiny_tokenizer, SPEC, seed=3, batch_size=8, prefetch=0) as batches:
-            monkeypatch.setattr("vidlang.data.chunks.ChunkStore.decode", lambda *arguments: 1 / 0)
-            next(batches)
+        take(damaged[0], tiny_tokenizer, 1)
+
+
+def test_an_unreadable_file_is_a_broken_clip(damaged, tiny_tokenizer, monkeypatch):
+    """The disk fails once, in the middle of a batch."""
+    decode, calls = ChunkStore.decode, itertools.count()
+
+    def failing_once(self, *arguments):
+        if next(calls) == 3:
+            raise OSError("Input/output error")
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(ChunkStore, "decode", failing_once)
+    whole = damaged[0].only_videos(["north", "east", "west"])
+    broken_B = take(whole, tiny_tokenizer, 1, prefetch=0)[0]["broken_B"]
+    assert (broken_B >= 0).tolist() == [False, False, False, True, False, False, False, False]
 
 
 def batch(broken, padding=0):

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -92,13 +93,21 @@ def test_prefetch_does_not_change_the_batches(stream, plain):
     assert_same(global_batches(stream, steps=3, prefetch=5), plain[:3])
 
 
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_workers_do_not_change_the_batches_and_end_with_them(stream, plain):
     with stream(workers=1) as one, stream(workers=2) as two:
+        # They are at work before the first batch is asked for.
+        wait_until(lambda: len(multiprocessing.active_children()) == 3)
         found = [next(one) for _ in range(STEPS)], [next(two) for _ in range(STEPS)]
         assert all(array.flags.c_contiguous for batch in (found[0][0], found[1][0]) for array in batch.values())
         assert_same(found[0], plain)
         assert_same(found[1], plain)
-        assert len(multiprocessing.active_children()) == 3
     assert not multiprocessing.active_children()
     with pytest.raises(ValueError, match="closed"):
         next(two)

@@ -36,3 +36,13 @@ def test_groups_are_not_sent_to_workers(tiny_table):
         one, other = planner(index, 4), again(index, 4)
         assert (one.row, one.text, one.crop) == (other.row, other.text, other.crop)
         np.testing.assert_array_equal(one.times_T, other.times_T)
+
+
+def test_plans_differ_with_seed_place_and_attempt(tiny_table):
+    spec = ClipSpec(3, 16, {"name": "segments"}, {"name": "random_resized"}, 6)
+    store = open_store(tiny_table.store)
+    one, other = (TrainPlanner(tiny_table, store, spec, seed=seed) for seed in (1, 2))
+    plans = [one(0, 4), one(1, 4), other(0, 4)]
+    plans += [one.again(plans[0]), one.again(one.again(plans[0]))]
+    assert len({plan.times_T.tobytes() for plan in plans}) == 5
+    np.testing.assert_array_equal(one(0, 4).times_T, plans[0].times_T)

@@ -58,7 +58,9 @@ class Batches:
         self._held = [iter(dataset)]
         # At the latest when this object or the program ends, for shared memory outlives those who forget it.
         self._end = weakref.finalize(self, _end, self._held)
-        # Work begins now, while the caller still compiles the model.
+        # Work begins now, while the caller still compiles the model. Grain makes what start_prefetch starts only when
+        # it is asked for the state.
+        self._held[0].get_state()
         self._held[0].start_prefetch()
 
     def __iter__(self) -> Batches:
