@@ -3,8 +3,6 @@
 import io
 import struct
 import threading
-import time
-import warnings
 from fractions import Fraction
 
 import av
@@ -14,8 +12,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vidlang.data import decode as decode_module
 from vidlang.data.crops import CropBox
-from vidlang.data.decode import BrokenVideo, decode, iterate_frames, probe
-from vidlang.data.encode import encode_mp4
+from vidlang.data.decode import BrokenVideo, decode, probe
+from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.mp4 import boxes, read_index
 
 HEIGHT, WIDTH, COUNT = 64, 96, 70
@@ -154,19 +152,25 @@ def test_writes_into_out(house):
     assert not batch[0].any() and not batch[2].any()
 
 
-def test_only_needed_frames_are_decoded(house, monkeypatch):
-    """Three B-frames between references, none of them referred to: frame 7 of a GOP needs 0, 4 and itself."""
-    sent = []
+def test_only_needed_frames_are_decoded(monkeypatch):
+    video = encode_mp4(map(burnt, range(COUNT)), fps=10, settings=EncodeSettings(keyint=15))
+    index, sent = read_index(video), []
     plain = decode_module._packets
     monkeypatch.setattr(decode_module, "_packets", lambda *a: (sent.append(p) or p for p in plain(*a)))
-    index = read_index(house)
-    decode(house, np.array([11]), FULL, (30, 20))
-    ranks = [packet.pts for packet in sent if packet is not None]
-    gop = index.keys[np.searchsorted(index.keys, index.samples[11], side="right") - 1]
-    assert ranks[0] == index.ranks[gop] and 11 in ranks
-    assert len(ranks) <= 4
+
+    with av.open(io.BytesIO(video)) as container:
+        kinds = [frame.pict_type for frame in container.decode(video=0)]
+    references = [rank for rank, kind in enumerate(kinds) if kind != av.video.frame.PictureType.B]
+    assert 10 < len(references) < 50
+    for wanted in (range(15, 30), [69, 1]):
+        for rank in wanted:
+            sent.clear()
+            decode(video, np.array([rank]), FULL, (30, 20))
+            stored = index.samples
+            needed = {r for r in references if r >= rank // 15 * 15 and stored[r] < stored[rank]}
+            assert {packet.pts for packet in sent if packet is not None} == needed | {rank}
     sent.clear()
-    decode(house, np.arange(COUNT), FULL, (30, 20))
+    decode(video, np.arange(COUNT), FULL, (30, 20))
     assert len([packet for packet in sent if packet is not None]) == COUNT
 
 
@@ -229,52 +233,6 @@ def test_mistakes_have_a_sentence(house, change, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         decode(house, **{**valid, **change})
     assert not isinstance(caught.value, BrokenVideo)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.95, 0.9999])
-def test_truncation_is_told(house, share, tmp_path):
-    broken = house[: int(share * len(house))]
-    path = tmp_path / "broken.mp4"
-    path.write_bytes(broken)
-    for attempt in (
-        lambda: decode(broken, np.array([0]), FULL, (30, 20)),
-        lambda: probe(broken),
-        lambda: probe(path),
-        lambda: list(iterate_frames(path)),
-    ):
-        with pytest.raises(BrokenVideo) as caught:
-            attempt()
-        assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("garbage", [b"\0" * 5000, b"#EXTM3U\nfile:///etc/passwd\n" * 9, b"x", bytes(range(256)) * 40])
-def test_garbage_is_told(garbage):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(BrokenVideo, match="cannot be read as a video|no video stream|no frame"):
-            decode(garbage, np.array([0]), FULL, (30, 20))
-
-
-def test_damaged_frames_are_told_or_harmless_and_leave_no_trace(house):
-    """Bit flips anywhere: a result or one sentence, in bounded time, and the next decode is untouched."""
-    rng = np.random.default_rng(0)
-    frames_T = np.array([5, 20, 41])
-    expected = decode(house, frames_T, FULL, (30, 20))
-    told = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for _ in range(120):
-            broken = bytearray(house)
-            for place in rng.integers(0, len(house), 12):
-                broken[place] ^= 1 << rng.integers(8)
-            began = time.perf_counter()
-            try:
-                decode(bytes(broken), frames_T, FULL, (30, 20))
-            except ValueError:
-                told += 1
-            assert time.perf_counter() - began < 5
-            np.testing.assert_array_equal(decode(house, frames_T, FULL, (30, 20)), expected)
-    assert told > 60
 
 
 def test_real_clips_are_bit_identical(repository):

@@ -65,7 +65,9 @@ def test_colours_survive():
     ],
 )
 def test_keyframes_lie_on_an_even_grid_of_closed_gops(settings, fps, gop):
-    mp4 = encode_mp4((frame for part in range(3) for frame in scene(14 + part)), fps=fps, settings=settings)
+    """Also where scenes change, at frames 14 and 29 and in colours that share nothing."""
+    frames = (frame // 3 + 80 * part for part in range(3) for frame in scene(14 + part))
+    mp4 = encode_mp4((np.uint8(frame) for frame in frames), fps=fps, settings=settings)
     index = read_index(mp4)
     np.testing.assert_array_equal(index.keys, np.arange(0, 45, gop))
     # Closed: no frame of a GOP is shown before its keyframe.

@@ -160,7 +160,7 @@ def _upright_size(
         height, width = width, height
     if short_side is None:
         return int(height), int(width)
-    share = min(1.0, short_side / min(height, width))
-    # Rounded to even numbers, but never beyond what is there.
+    share = short_side / min(height, width)
+    # Rounded to even numbers, but never beyond what is there: a small video keeps its size.
     sides = [max(2, min(2 * round(share * side / 2), 2 * int(side // 2))) for side in (height, width)]
     return sides[0], sides[1]
