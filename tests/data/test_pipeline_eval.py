@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from vidlang.data.clips import ClipTable
 from vidlang.data.pipeline import ClipSpec, EvalData, eval_batches
 
 FIXED = ClipSpec(4, 16, {"name": "middle"}, {"name": "center"}, 6, fields=("label",))
@@ -52,6 +53,15 @@ def test_frames_are_the_middles_of_equal_parts(whole, tiny_table):
     start, end = tiny_table.column("start")[:, None], np.minimum(tiny_table.column("end"), 4)[:, None]
     expected_BT = start + (np.arange(4) + 0.5) / 4 * (end - start)
     assert np.abs(seconds_BT - expected_BT).max() < 1.5 / 8
+
+
+def test_a_clip_that_runs_over_the_end_is_seen_up_to_the_end(tiny_table, tiny_tokenizer):
+    columns = {"video": ["north"], "start": [1.0], "end": [9.0], "texts": [["first 1"]]}
+    table = ClipTable.from_columns(columns, store=tiny_table.store)
+    spec = ClipSpec(4, 16, {"name": "middle"}, {"name": "center"}, 6)
+    batch = next(iter(eval_batches(table, tiny_tokenizer, spec, batch_size=1)))
+    seconds_T = (batch["video_BTHWC"][0, ..., 1].mean((1, 2)) - 20) / 6 / 8
+    assert np.abs(seconds_T - (1 + (np.arange(4) + 0.5) / 4 * 3)).max() < 1.5 / 8
 
 
 def test_text_is_the_first_text(whole, tiny_table, tiny_tokenizer):
