@@ -1,0 +1,29 @@
+"""Trains a recipe, or goes on with it where it stopped.
+
+    python -m launch.train --config=configs/demo.py --workdir=runs/demo
+    python -m launch.train --config=configs/demo.py --workdir=runs/demo --config.stages[0].duration="10 steps"
+
+Exit codes: 0 done, 2 a mistake in config, flags or data (one sentence says which), 128 + n stopped by signal n after
+saving.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch import cli
+from vidlang.train.evaluate import table
+from vidlang.train.stages import train
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to train.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if missing, continued if not.", required=True)
+flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> None:
+    """Trains, and prints the last metrics."""
+    del argv
+    print(table(train(CONFIG.value, WORKDIR.value)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

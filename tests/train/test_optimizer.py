@@ -1,0 +1,137 @@
+"""The optimizer against plain numpy, and its rules against typos."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidlang.core.tree import flatten_paths
+from vidlang.train.optimizer import make_optimizer, make_schedule
+
+
+@pytest.fixture
+def params():
+    rng = np.random.default_rng(0)
+    shapes = {"tower": {"mlp": {"kernel": (4, 3), "bias": (3,)}, "norm": {"scale": (3,)}}, "head": {"kernel": (3, 2)}}
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
+
+
+def make(params, **options):
+    options = {"total_steps": 10, "batch_size": 4, "learning_rate": 0.1, "schedule": "constant"} | options
+    return make_optimizer(params, **options)
+
+
+def run(optimizer, params, gradients):
+    """The parameters after one update for each tree of gradients."""
+    trained, frozen = optimizer.split(params)
+    state = optimizer.transform.init(trained)
+    for gradient in gradients:
+        updates, state = optimizer.transform.update(optimizer.split(gradient)[0], state, trained)
+        trained = jax.tree.map(jnp.add, trained, updates)
+    return optimizer.join(trained, frozen), state
+
+
+def noise(params, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
+
+
+def numpy_adamw(params, gradients, *, rates, decay, decayed, clip, b1, b2, eps):
+    """AdamW over a dict of arrays in float64, written from its definition."""
+    values = {name: np.asarray(leaf, np.float64) for name, leaf in flatten_paths(params).items()}
+    first = {name: np.zeros_like(value) for name, value in values.items()}
+    second = {name: np.zeros_like(value) for name, value in values.items()}
+    for count, (rate, gradient) in enumerate(zip(rates, gradients, strict=True), 1):
+        gradient = {name: np.asarray(leaf, np.float64) for name, leaf in flatten_paths(gradient).items()}
+        norm = np.sqrt(sum((leaf**2).sum() for leaf in gradient.values()))
+        for name, leaf in gradient.items():
+            leaf = leaf * min(1.0, clip / norm)
+            first[name] = b1 * first[name] + (1 - b1) * leaf
+            second[name] = b2 * second[name] + (1 - b2) * leaf**2
+            update = (first[name] / (1 - b1**count)) / (np.sqrt(second[name] / (1 - b2**count)) + eps)
+            values[name] = values[name] - rate * (update + decay * (name in decayed) * values[name])
+    return values
+
+
+def test_equals_adamw_written_in_numpy(params):
+    gradients = [noise(params, seed) for seed in range(1, 5)]
+    optimizer = make(
+        params, schedule="cosine", warmup="2 steps", weight_decay=0.3, clip_norm=1.5, b1=0.8, b2=0.95, eps=1e-6
+    )
+    got, _ = run(optimizer, params, gradients)
+    rates = [0.05, 0.1, 0.1, 0.1 * 0.5 * (1 + np.cos(np.pi / 8))]
+    decayed = {"tower/mlp/kernel", "head/kernel"}
+    want = numpy_adamw(params, gradients, rates=rates, decay=0.3, decayed=decayed, clip=1.5, b1=0.8, b2=0.95, eps=1e-6)
+    for name, leaf in flatten_paths(got).items():
+        np.testing.assert_allclose(leaf, want[name], rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_schedule_climbs_then_falls_to_its_end():
+    follow = make_schedule("cosine", peak=1.0, final=0.1, warmup=4, total=20)
+    rates = np.array([follow(step) for step in range(21)])
+    np.testing.assert_allclose(rates[:4], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
+    assert (np.diff(rates[4:]) < 0).all() and rates[4] == 1.0
+    np.testing.assert_allclose([rates[12], rates[20]], [0.55, 0.1], rtol=1e-5)
+    constant = make_schedule("constant", peak=2.0, final=0.0, warmup=0, total=5)
+    assert [float(constant(step)) for step in (0, 3, 5)] == [2.0, 2.0, 2.0]
+
+
+def test_frozen_leaves_have_no_moments_and_do_not_move(params):
+    optimizer = make(params, freeze=("^tower/",), weight_decay=0.5)
+    got, state = run(optimizer, params, [noise(params, 1)] * 3)
+    before, after = flatten_paths(params), flatten_paths(got)
+    for name in before:
+        same = np.array_equal(before[name], after[name])
+        assert same == name.startswith("tower"), name
+    assert not [name for name in flatten_paths(state) if "tower" in name]
+    assert sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == 2 * params["head"]["kernel"].size
+
+
+def test_frozen_gradients_do_not_count_in_the_norm(params):
+    big = jax.tree.map(lambda leaf: leaf * 1e6, noise(params, 1))
+    gradient = {"tower": big["tower"], "head": noise(params, 2)["head"]}
+    frozen, _ = run(make(params, freeze=("^tower/",), clip_norm=0.5, eps=1.0), params, [gradient])
+    alone, _ = run(
+        make({"head": params["head"]}, clip_norm=0.5, eps=1.0), {"head": params["head"]}, [{"head": gradient["head"]}]
+    )
+    np.testing.assert_array_equal(frozen["head"]["kernel"], alone["head"]["kernel"])
+
+
+def test_learning_rate_scales_take_the_first_match(params):
+    scales = (("mlp/bias", 0.0), ("^tower/", 0.5))
+    plain, _ = run(make(params), params, [noise(params, 1)])
+    scaled, _ = run(make(params, learning_rate_scales=scales), params, [noise(params, 1)])
+    moved = {name: flatten_paths(plain)[name] - leaf for name, leaf in flatten_paths(params).items()}
+    for name, leaf in flatten_paths(params).items():
+        factor = 0.0 if name == "tower/mlp/bias" else 0.5 if name.startswith("tower") else 1.0
+        np.testing.assert_allclose(flatten_paths(scaled)[name] - leaf, factor * moved[name], atol=1e-6, err_msg=name)
+
+
+def test_no_decay_replaces_the_default_rule(params):
+    zero = jax.tree.map(jnp.zeros_like, params)
+    got, _ = run(make(params, weight_decay=0.5, no_decay=("head",)), params, [zero])
+    for name, leaf in flatten_paths(params).items():
+        changed = not np.array_equal(leaf, flatten_paths(got)[name])
+        assert changed == (not name.startswith("head")), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze": ("towr",)}, "optimizer.freeze: 'towr' matches no parameter.*tower/mlp/kernel"),
+        ({"no_decay": ("scal_",)}, "optimizer.no_decay: 'scal_' matches no parameter"),
+        ({"learning_rate_scales": (("decoder", 0.1),)}, "learning_rate_scales: 'decoder' matches no parameter"),
+        ({"freeze": (".",)}, "nothing is left to train"),
+        ({"schedule": "cosin"}, "unknown optimizer.schedule 'cosin'.*cosine, constant"),
+        ({"warmup": "11 steps"}, "warmup lasts 11 steps, but the stage only 10"),
+        ({"learning_rate": -0.1}, "optimizer.learning_rate must be a number from 0"),
+        ({"b2": 1.5}, "optimizer.b2 must be a number from 0 to 1; found 1.5"),
+    ],
+)
+def test_a_mistake_in_the_options_is_an_error(params, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(params, **options)

@@ -1,0 +1,129 @@
+"""From a stage's words to its things: tables, streams, model and dials, each built through the same doors.
+
+Nothing here decides anything; a section of the config names a file or a constructor and gives its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from vidlang.core.config import call, load_module
+from vidlang.data import pipeline
+from vidlang.data.clips import ClipTable
+from vidlang.data.pipeline import ClipSpec, EvalData
+from vidlang.data.tokenizer import Tokenizer
+from vidlang.ops.dials import Dials
+from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
+from vidlang.train.step import device_fields
+
+
+def named(section: Mapping[str, Any], what: str) -> tuple[str, dict[str, Any]]:
+    """(the section's `name`, its other keys)."""
+    options = dict(section)
+    if not isinstance(options.get("name"), str):
+        raise ValueError(
+            f"{what} must say its name, as in dict(name=...); found the keys {', '.join(options) or 'none'}"
+        )
+    return options.pop("name"), options
+
+
+def model(stage: Stage) -> nn.Module:
+    """The Linen module of a stage."""
+    name, options = named(stage.model, "model")
+    return call(load_module("models", name).Model, options, what="model")
+
+
+def dials(stage: Stage) -> Dials:
+    """How much of the encoder runs in training."""
+    return call(Dials, stage.dials, what="dials")
+
+
+def objective(stage: Stage) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """(loss function, its own settings)."""
+    name, options = named(stage.objective, "objective")
+    return load_module("objectives", name).loss, options
+
+
+def table(data: Mapping[str, Any], what: str) -> ClipTable:
+    """The clips that a `data` section means."""
+    name, options = named(data, what)
+    return call(load_module("datasets", name).load, options, what=what)
+
+
+def clip_spec(stage: Stage, evaluation: Evaluation | None = None) -> ClipSpec:
+    """What a clip of this stage looks like; an evaluation takes clips one by one and overrides what it names."""
+    if evaluation is None:
+        return call(ClipSpec, stage.clip, what="clip")
+    return call(ClipSpec, {**stage.clip, "pairs": "none", **evaluation.clip}, what="clip of an evaluation")
+
+
+def tokenizer(stage: Stage, spec: ClipSpec) -> Tokenizer:
+    """The stage's tokenizer, at the text length of `spec`."""
+    return Tokenizer(stage.tokenizer, spec.text_length)
+
+
+def check(stage: Stage) -> None:
+    """Raises now what building the stage would raise later, for all that needs no data and no device."""
+    model(stage)
+    dials(stage)
+    objective(stage)
+    clip_spec(stage)
+    load_module("datasets", named(stage.data, "data")[0])
+    for evaluation in stage.evals:
+        load_module("evals", evaluation.name)
+        load_module("datasets", named(evaluation.data, "data of an evaluation")[0])
+        clip_spec(stage, evaluation)
+
+
+def train_stream(recipe: Recipe, index: int, clips: ClipTable, *, start_step: int) -> Any:
+    """This process's share of the stage's batches, from `start_step` on; close it to free its workers."""
+    stage = recipe.stages[index]
+    processes = jax.process_count()
+    if stage.batch_size % processes:
+        raise ValueError(f"batch_size {stage.batch_size} does not divide over {processes} processes")
+    spec = clip_spec(stage)
+    return pipeline.train_stream(
+        clips,
+        tokenizer(stage, spec),
+        spec,
+        seed=recipe.seed_of(index),
+        batch_size=stage.batch_size,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=processes,
+        workers=recipe.runtime.workers,
+    )
+
+
+def eval_data(stage: Stage, evaluation: Evaluation, runtime: Runtime) -> EvalData:
+    """What an evaluator sees: its table, batches and tokenizer."""
+    spec = clip_spec(stage, evaluation)
+    processes = jax.process_count()
+    if evaluation.batch_size % processes:
+        raise ValueError(f"its batch_size {evaluation.batch_size} does not divide over {processes} processes")
+    clips = table(evaluation.data, "data of an evaluation")
+    return EvalData(
+        clips,
+        tokenizer(stage, spec),
+        spec,
+        batch_size=evaluation.batch_size,
+        process_index=jax.process_index(),
+        process_count=processes,
+        workers=runtime.workers,
+    )
+
+
+def batch_fields(recipe: Recipe, index: int, clips: ClipTable) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names, shapes and dtypes of what the devices get each step, learnt from two real clips."""
+    stage = recipe.stages[index]
+    spec = clip_spec(stage)
+    stream = pipeline.train_stream(clips, tokenizer(stage, spec), spec, seed=recipe.seed_of(index), batch_size=2)
+    with stream:
+        batch = device_fields(next(stream))
+    return {
+        name: jax.ShapeDtypeStruct((stage.batch_size, *array.shape[1:]), array.dtype) for name, array in batch.items()
+    }

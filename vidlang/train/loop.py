@@ -1,0 +1,181 @@
+"""The train loop of one stage. It knows no model, no dataset and no objective.
+
+One step is: evaluate if due, save if due, draw a batch, put it on the devices, step, write the metrics of the step
+before. Evaluating and saving come before the batch is drawn, so that what is saved at step s is what has seen exactly
+the batches 0 to s-1; the stream of batches is a function of (seed, step), so a run that starts from that checkpoint
+goes on as if it had never stopped. Metrics are fetched one step late, so that the devices never wait for the host,
+but always before a save: a state that has met a non-finite loss is never saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from vidlang.core import tree
+from vidlang.core.config import call, steps
+from vidlang.core.metrics import SilentWriter, Writer, format_number, read_history
+from vidlang.core.sharding import batch_ways, make_mesh, put_batch, use_mesh
+from vidlang.data.broken import BrokenClips
+from vidlang.train import build
+from vidlang.train.checkpoint import Checkpoints, find_checkpoint, make_note, opened, restore_params
+from vidlang.train.meter import Meter
+from vidlang.train.optimizer import Optimizer, make_optimizer
+from vidlang.train.predict import Evaluations, Predict, is_due
+from vidlang.train.recipe import Recipe, Stage
+from vidlang.train.signals import EvaluationLeft, Interrupted, StopRequest
+from vidlang.train.step import (
+    Fields,
+    TrainState,
+    abstract_params,
+    compile_step,
+    create_state,
+    device_fields,
+    make_train_step,
+    state_shardings,
+)
+
+
+def train_stage(
+    recipe: Recipe, index: int, folder: Path, *, config: Mapping[str, Any], init_from: str, stop: StopRequest
+) -> dict[str, float]:
+    """Trains a stage to its end, from its newest checkpoint if it has one, and returns its last metrics."""
+    stage, runtime = recipe.stages[index], recipe.runtime
+    mesh = make_mesh(recipe.mesh)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(use_mesh(mesh))
+
+        # Data, and everything that its size decides.
+        clips = build.table(stage.data, f"data of stage {stage.name!r}")
+        total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=len(clips))
+        if total < 1:
+            raise ValueError(f"stage {stage.name!r} lasts {stage.duration!r}, which is no step; give at least one")
+        fields = build.batch_fields(recipe, index, clips)
+
+        # Model, objective, optimizer, and the state as shapes and shards.
+        model = build.model(stage)
+        objective, options = build.objective(stage)
+        optimizer = build_optimizer(model, fields, stage, total)
+        abstract, _ = state_shardings(model, optimizer, fields, mesh)
+
+        # Where we start: this stage's own newest readable checkpoint; else another's parameters; else scratch.
+        note = make_note(config, index, fields)
+        checkpoints = stack.enter_context(opened(Checkpoints(folder, stage.checkpoint, note)))
+        state, origin = checkpoints.restore(abstract), "its own checkpoint"
+        if state is None:
+            state, origin = create_state(model, optimizer, fields, mesh, recipe.seed_of(index)), "scratch"
+            if init_from:
+                state, origin = take_params(state, init_from, stage.init_allow, mesh)
+        start = int(jax.device_get(state.step))
+
+        writer = open_writer(folder, stage.name, total, start, runtime.log_every)
+        stack.callback(writer.close)
+        writer.say(describe(stage, mesh, state, start, total, origin, len(clips)))
+
+        # Compiled once, here; a shape that changes later is an error instead of a silent second compilation.
+        train_step = make_train_step(
+            model, optimizer, objective, options, dials=build.dials(stage), seed=recipe.seed_of(index)
+        )
+        began = time.monotonic()
+        compiled = compile_step(train_step, state, fields, mesh)
+        writer.say(f"compiled the step in {time.monotonic() - began:.1f} s")
+
+        evaluations = Evaluations(stage, Predict(model, mesh, before=stop.leave_evaluation), runtime, total=total)
+        evaluations.prepare()
+        save_every = steps(stage.checkpoint.every, batch_size=stage.batch_size, total=total)
+        stream = stack.enter_context(build.train_stream(recipe, index, clips, start_step=start))
+        broken = BrokenClips(clips, runtime.max_broken_share)
+        meter = Meter(writer, stage)
+        metrics: dict[str, float] = {}
+
+        for step in range(start, total + 1):
+            signum, metrics = stop.agreed(), {}
+            evaluate, save = evaluations.due(step), is_due(step, save_every, total)
+            if signum or evaluate or save:
+                meter.flush(checkpoints.latest)
+            if evaluate and not signum:
+                try:
+                    metrics = evaluations.run(evaluate, state.params, step)
+                    writer.write(step, metrics)
+                    writer.say(show_metrics(step, metrics))
+                except EvaluationLeft:
+                    signum = stop.agreed()
+            if save or signum or checkpoints.improves(metrics):
+                checkpoints.save(step, state, metrics)
+            meter.restart_clock()
+            if signum:
+                checkpoints.wait()
+                raise Interrupted(signum, f"step {step} of {total} in stage {stage.name!r}")
+            if step == total:
+                break
+            with meter.waiting():
+                host_batch = next(stream)
+            broken.update(host_batch)
+            batch = put_batch(device_fields(host_batch), mesh)
+            with jax.transfer_guard("disallow"):
+                state, scalars = compiled(state, batch)
+            meter.flush(checkpoints.latest)
+            meter.pending = (step, scalars)
+
+        checkpoints.wait()
+        return {**last_train_scalars(folder), **metrics}
+
+
+def build_optimizer(model: nn.Module, fields: Fields, stage: Stage, total: int) -> Optimizer:
+    """The optimizer of a stage of `total` steps."""
+    params = abstract_params(model, fields)
+    counts = {"total_steps": total, "batch_size": stage.batch_size}
+    return call(make_optimizer, stage.optimizer, what="optimizer", params=params, **counts)
+
+
+def take_params(state: TrainState, path: str, allow: Sequence[str], mesh: Mesh) -> tuple[TrainState, str]:
+    """(the state with the parameters of another checkpoint, a report); the step and the moments stay fresh."""
+    stage_folder, step = find_checkpoint(path)
+    source = restore_params(stage_folder, step, mesh, like=state.params)
+    params, report = tree.merge(state.params, source)
+    origin = f"step {step} of {stage_folder}"
+    try:
+        report.raise_unless(allow)
+    except ValueError as error:
+        raise ValueError(f"{origin} does not fit this stage's model: {error}, in the stage's init_allow") from None
+    return TrainState(state.step, params, state.opt_state), f"{origin}: {report}"
+
+
+def open_writer(folder: Path, label: str, total: int, start: int, log_every: int) -> Writer:
+    """Process 0 writes, the others are silent."""
+    if jax.process_index():
+        return SilentWriter()
+    return Writer(folder, total_steps=total, first_step=start, label=label, log_every=log_every)
+
+
+def describe(stage: Stage, mesh: Mesh, state: TrainState, start: int, total: int, origin: str, clips: int) -> str:
+    """What is about to happen, in four lines."""
+    axes = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
+    processes = jax.process_count()
+    return "\n".join(
+        [
+            f"stage {stage.name}: steps {start} to {total} on {axes}, {clips} clips",
+            f"batch {stage.batch_size}: {stage.batch_size // processes} in each of {processes} processes, "
+            f"{stage.batch_size / batch_ways(mesh):g} on each device",
+            f"{tree.count(state.params):,} parameters, {tree.count(state.opt_state):,} numbers in the optimizer",
+            f"starts from {origin}",
+        ]
+    )
+
+
+def show_metrics(step: int, metrics: Mapping[str, float]) -> str:
+    """One line of an evaluation."""
+    return f"evaluated at step {step}: " + "  ".join(f"{k} {format_number(v)}" for k, v in metrics.items())
+
+
+def last_train_scalars(folder: Path) -> dict[str, float]:
+    """The last loss that was written; a run resumed at its end has no other memory of it."""
+    losses = [record["loss"] for record in read_history(folder / "metrics.jsonl") if "loss" in record]
+    return {"loss": losses[-1]} if losses else {}

@@ -1,0 +1,146 @@
+"""AdamW with warm-up, schedule, clipping and rules by parameter path: what decays, is frozen, or learns slower.
+
+Every rule is a list of regular expressions searched in paths like `video_encoder/stack/layers/mlp_in/kernel`; one that
+matches nothing is an error. Frozen parameters are taken out of the tree before it reaches the optimizer: they have no
+gradient, no moments and no update, so they stay bit for bit what they were.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vidlang.core.config import steps
+from vidlang.core.tree import flatten_paths, path_mask, path_name
+
+SCHEDULES = ("cosine", "constant")
+
+# What decay would only pull towards nothing: offsets, norms, scales, positions and single learned tokens.
+NO_DECAY = re.compile(r"(^|/)(bias|scale|log_scale|cls|positions|temporal|spatial)$")
+
+Schedule = Callable[[Any], jax.Array]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The transformation of gradients, the learning rate it follows, and which leaves it leaves alone."""
+
+    transform: optax.GradientTransformation
+    schedule: Schedule
+    frozen: Any  # tree of bools with the structure of the parameters
+
+    def split(self, params: Any) -> tuple[Any, Any]:
+        """(trained, frozen): two trees of the same form, each with None in the other's places."""
+        trained = jax.tree.map(lambda fixed, leaf: None if fixed else leaf, self.frozen, params)
+        frozen = jax.tree.map(lambda fixed, leaf: leaf if fixed else None, self.frozen, params)
+        return trained, frozen
+
+    def join(self, trained: Any, frozen: Any) -> Any:
+        """The whole tree again."""
+        return jax.tree.map(lambda fixed, a, b: b if fixed else a, self.frozen, trained, frozen)
+
+
+def make_optimizer(
+    params: Any,
+    *,
+    total_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup: str = "0 steps",
+    schedule: str = "cosine",
+    final_learning_rate: float = 0.0,
+    weight_decay: float = 0.0,
+    no_decay: Sequence[str] | None = None,
+    clip_norm: float | None = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    freeze: Sequence[str] = (),
+    learning_rate_scales: Sequence[tuple[str, float]] = (),
+) -> Optimizer:
+    """The optimizer of a stage; every keyword after `batch_size` is a key of `optimizer` in its config.
+
+    `params` may be abstract: only paths count. `no_decay` replaces the default rule (biases, norms, scales, positions
+    and cls tokens do not decay). `learning_rate_scales` are (pattern, factor) pairs; the first that matches holds.
+    """
+    _check_range("learning_rate", learning_rate, 0, math.inf)
+    _check_range("weight_decay", weight_decay, 0, math.inf)
+    _check_range("b1", b1, 0, 1)
+    _check_range("b2", b2, 0, 1)
+    frozen = path_mask(params, freeze, what="optimizer.freeze")
+    if all(jax.tree.leaves(frozen)):
+        raise ValueError(f"optimizer.freeze {tuple(freeze)} matches every parameter; nothing is left to train")
+    follow = make_schedule(
+        schedule,
+        peak=learning_rate,
+        final=final_learning_rate,
+        warmup=steps(warmup, batch_size=batch_size, total=total_steps),
+        total=total_steps,
+    )
+    decayed = jax.tree.map(lambda spared, fixed: None if fixed else not spared, _spared(params, no_decay), frozen)
+    scales = jax.tree.map(lambda scale, fixed: None if fixed else scale, _scales(params, learning_rate_scales), frozen)
+    parts = [
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay, mask=decayed) if weight_decay else optax.identity(),
+        _scale_each(scales) if learning_rate_scales else optax.identity(),
+        optax.scale_by_learning_rate(follow),
+    ]
+    if clip_norm is not None:
+        _check_range("clip_norm", clip_norm, 0, math.inf)
+        parts.insert(0, optax.clip_by_global_norm(clip_norm))
+    return Optimizer(optax.chain(*parts), follow, frozen)
+
+
+def make_schedule(name: str, *, peak: float, final: float, warmup: int, total: int) -> Schedule:
+    """Learning rate of a step: a linear climb that reaches `peak` at step `warmup - 1`, then cosine or constant.
+
+    The very first step already learns, and the cosine would reach `final` at step `total`, one after the last.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown optimizer.schedule {name!r}; there are: {', '.join(SCHEDULES)}")
+    if not 0 <= warmup <= total:
+        raise ValueError(f"optimizer.warmup lasts {warmup} steps, but the stage only {total}")
+
+    def schedule(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        climb = jnp.minimum((step + 1) / warmup, 1.0) if warmup else 1.0
+        if name == "constant":
+            return jnp.asarray(peak * climb, jnp.float32)
+        done = jnp.clip((step - warmup) / max(total - warmup, 1), 0.0, 1.0)
+        return climb * (final + (peak - final) * 0.5 * (1 + jnp.cos(jnp.pi * done)))
+
+    return schedule
+
+
+def _spared(params: Any, no_decay: Sequence[str] | None) -> Any:
+    """True where weight decay stays away."""
+    if no_decay is not None:
+        return path_mask(params, no_decay, what="optimizer.no_decay")
+    return jax.tree_util.tree_map_with_path(lambda path, _: bool(NO_DECAY.search(path_name(path))), params)
+
+
+def _scales(params: Any, pairs: Sequence[tuple[str, float]]) -> Any:
+    """The factor on the learning rate of each leaf."""
+    path_mask(params, [pattern for pattern, _ in pairs], what="optimizer.learning_rate_scales")
+    factors = {
+        name: next((float(factor) for pattern, factor in pairs if re.search(pattern, name)), 1.0)
+        for name in flatten_paths(params)
+    }
+    return jax.tree_util.tree_map_with_path(lambda path, _: factors[path_name(path)], params)
+
+
+def _scale_each(factors: Any) -> optax.GradientTransformation:
+    """Multiplies every update by its own constant."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u, factor: u * factor, updates, factors))
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"optimizer.{name} must be a number from {low:g} to {high:g}; found {value!r}")

@@ -1,0 +1,169 @@
+"""A recipe: what a config says, as frozen values. A typo in a config is answered here, before anything is built.
+
+A recipe is a list of stages. A stage names its task, data, dials, optimizer and evaluations, and starts from the
+stage before it. What only decides where and how fast a run goes (`runtime`, `mesh`) or what is looked at on the way
+(`checkpoint`, `evals`) may change between a run and its continuation; everything else may not, see `result_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vidlang.core.config import call, to_dict
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How fast and how talkative a run is; nothing here changes a result.
+
+    workers: processes that decode clips (0: in the training process). log_every: steps between progress lines where
+    the output is no terminal. max_broken_share: of the clips read, more broken ones than this stop the run.
+    """
+
+    workers: int = 0
+    log_every: int = 50
+    max_broken_share: float = 0.05
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """When a stage saves and what it keeps: the last `keep`, and the best by `best`, a metric like "val/t2v_r1"."""
+
+    every: str = "10 percent"
+    keep: int = 2
+    best: str = ""
+    best_mode: str = "max"
+
+    def __post_init__(self) -> None:
+        if self.best_mode not in ("max", "min"):
+            raise ValueError(f'checkpoint.best_mode must be "max" or "min"; found {self.best_mode!r}')
+        if self.keep < 1:
+            raise ValueError(f"checkpoint.keep must be at least 1; found {self.keep}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluator on one table; its metrics are called `prefix/metric`. `clip` overrides the stage's clip."""
+
+    name: str
+    every: str
+    data: Mapping[str, Any]
+    batch_size: int
+    prefix: str = "val"
+    clip: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    at_start: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("batch_size of an evaluation", self.batch_size)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: until `duration`, this model on this data with this objective.
+
+    `init_from` is a run, a stage folder or one checkpoint to take parameters from; "" means the stage before, or
+    scratch. Parameters that do not fit are an error, unless a pattern in `init_allow` matches their path.
+    """
+
+    name: str
+    duration: str
+    batch_size: int
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    clip: Mapping[str, Any]
+    tokenizer: str
+    objective: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    dials: Mapping[str, Any] = field(default_factory=dict)
+    init_from: str = ""
+    init_allow: tuple[str, ...] = ()
+    checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
+    evals: tuple[Evaluation, ...] = ()
+
+    def __post_init__(self) -> None:
+        _positive(f"batch_size of stage {self.name!r}", self.batch_size)
+        if not self.name or not all(letter.isalnum() or letter in "-_" for letter in self.name):
+            raise ValueError(f"a stage's name is a folder's name: letters, digits, - and _; found {self.name!r}")
+        prefixes = [evaluation.prefix for evaluation in self.evals]
+        if len(set(prefixes)) < len(prefixes):
+            raise ValueError(
+                f"the evals of stage {self.name!r} have the prefixes {', '.join(prefixes)}; each needs its own, or "
+                "their metrics would take each other's names"
+            )
+        if self.checkpoint.best and self.checkpoint.best.split("/")[0] not in prefixes:
+            raise ValueError(
+                f"checkpoint.best of stage {self.name!r} is {self.checkpoint.best!r}, but its evals write metrics "
+                f"under: {', '.join(prefixes) or 'nothing, there are no evals'}"
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run: its stages in order, one seed, one mesh."""
+
+    name: str
+    seed: int
+    stages: tuple[Stage, ...]
+    mesh: Mapping[str, int] = field(default_factory=lambda: {"data": -1})
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("the config has no stages; a recipe is a list of at least one")
+
+    def folder(self, index: int) -> str:
+        """Name of a stage's folder inside the run."""
+        return f"{index}_{self.stages[index].name}"
+
+    def seed_of(self, index: int) -> int:
+        """Every stage draws its own stream of clips and masks."""
+        return self.seed + index
+
+
+def read_recipe(config: Any) -> Recipe:
+    """The recipe that a ConfigDict or a plain dict describes; an unknown or missing key is a ValueError."""
+    plain = to_dict(config)
+    if not isinstance(plain, Mapping):
+        raise ValueError(f"a config is a mapping with the keys name, seed and stages; found {type(config).__name__}")
+    values = dict(plain)
+    if "runtime" in values:
+        values["runtime"] = call(Runtime, values["runtime"], what="runtime")
+    if "stages" in values:
+        values["stages"] = tuple(_read_stage(stage, f"stages[{i}]") for i, stage in enumerate(values["stages"]))
+    return _read_named(Recipe, values, "the config")
+
+
+def _read_stage(config: Mapping[str, Any], what: str) -> Stage:
+    values = dict(config)
+    if "checkpoint" in values:
+        values["checkpoint"] = call(CheckpointPlan, values["checkpoint"], what=f"{what}.checkpoint")
+    evals = enumerate(values.get("evals", ()))
+    values["evals"] = tuple(_read_named(Evaluation, evaluation, f"{what}.evals[{i}]") for i, evaluation in evals)
+    return _read_named(Stage, values, what)
+
+
+def _read_named(kind: type[Any], config: Mapping[str, Any], what: str) -> Any:
+    """`kind(**config)`; `call` keeps the key `name` for itself, so it goes another way."""
+    if not isinstance(config.get("name"), str):
+        raise ValueError(f"{what} lacks 'name', a text; found the keys {', '.join(config)}")
+    others = {key: value for key, value in config.items() if key != "name"}
+    return call(kind, others, what=what, name=config["name"])
+
+
+def result_config(config: Any, index: int) -> dict[str, Any]:
+    """The part of a config that decides what stage `index` computes: its own settings and those of the stages before.
+
+    A continued run must have the same; runtime, mesh, checkpoints and evaluations are free to change.
+    """
+    plain = to_dict(config)
+    free = ("checkpoint", "evals")
+    stages = [{key: value for key, value in stage.items() if key not in free} for stage in plain["stages"]]
+    return {"seed": plain["seed"], "stages": tuple(stages[: index + 1])}
+
+
+def _positive(what: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{what} must be a positive whole number; found {value!r}")

@@ -1,0 +1,153 @@
+"""One training step: what a state is, how it is born in shards, and how a batch changes it.
+
+The step's randomness is a pure function of (seed, step), so a resumed run draws the masks that the interrupted one
+would have drawn. Parameters carry their logical axes only until the state is created; after `create_state` a state is
+plain arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from vidlang.core.config import call
+from vidlang.core.sharding import batch_sharding, replicated, tree_shardings
+from vidlang.train.optimizer import Optimizer
+
+Fields = Mapping[str, jax.ShapeDtypeStruct]  # the global batch, without its values
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step changes; `step` counts the updates done, and is the number of the next batch."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def pick_inputs(model: nn.Module, batch: Mapping[str, Any]) -> list[Any]:
+    """The batch fields that the model is called with."""
+    inputs: tuple[str, ...] = model.inputs
+    missing = [name for name in inputs if name not in batch]
+    if missing:
+        raise ValueError(
+            f"the model takes the batch fields {', '.join(inputs)}, but the batch has no {', '.join(missing)}; "
+            f"it has: {', '.join(batch)}"
+        )
+    return [batch[name] for name in inputs]
+
+
+def boxed_params(model: nn.Module, fields: Fields, key: Any) -> Any:
+    """Fresh parameters in their boxes of logical names."""
+    inputs = [jnp.zeros(field.shape, field.dtype) for field in pick_inputs(model, fields)]
+    return model.init({"params": key}, *inputs, train=False)["params"]
+
+
+def abstract_params(model: nn.Module, fields: Fields) -> Any:
+    """Shapes and dtypes of the parameters, without boxes; nothing is computed."""
+    return nn.unbox(jax.eval_shape(lambda key: boxed_params(model, fields, key), jax.random.key(0)))
+
+
+def init_params(model: nn.Module, fields: Fields, mesh: Mesh, seed: int) -> Any:
+    """Fresh parameters, each device computing only its own shards."""
+
+    def boxed(key: jax.Array) -> Any:
+        return boxed_params(model, fields, key)
+
+    key = jax.random.key(seed)
+    shardings = tree_shardings(jax.eval_shape(boxed, key), mesh)
+    return jax.jit(lambda key: nn.unbox(boxed(key)), out_shardings=shardings)(key)
+
+
+def state_shardings(model: nn.Module, optimizer: Optimizer, fields: Fields, mesh: Mesh) -> tuple[Any, TrainState]:
+    """(the state as shapes, dtypes and shardings, the shardings alone)."""
+    boxed = jax.eval_shape(_birth(model, optimizer, fields), jax.random.key(0))
+    shardings = tree_shardings(boxed, mesh)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        nn.unbox(boxed),
+        shardings,
+    )
+    return abstract, shardings
+
+
+def create_state(model: nn.Module, optimizer: Optimizer, fields: Fields, mesh: Mesh, seed: int) -> TrainState:
+    """A fresh state, born in shards: no device ever holds what is not its own. The same seed gives it on any mesh."""
+    birth = _birth(model, optimizer, fields)
+    _, shardings = state_shardings(model, optimizer, fields, mesh)
+    return jax.jit(lambda key: nn.unbox(birth(key)), out_shardings=shardings)(jax.random.key(seed))
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    objective: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    dials: Any,
+    seed: int,
+    what: str = "objective",
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The function (state, batch) -> (next state, scalars). `options` are the objective's own settings."""
+
+    def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        rngs = {"mask": jax.random.fold_in(jax.random.key(seed), state.step)}
+        trained, frozen = optimizer.split(state.params)
+
+        def compute_loss(trained: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            params = optimizer.join(trained, frozen)
+            inputs = pick_inputs(model, batch)
+            outputs = model.apply({"params": params}, *inputs, train=True, dials=dials, rngs=rngs)
+            return call(objective, options, what=what, outputs=outputs, batch=batch)
+
+        (loss, scalars), gradients = jax.value_and_grad(compute_loss, has_aux=True)(trained)
+        updates, opt_state = optimizer.transform.update(gradients, state.opt_state, trained)
+        params = optimizer.join(optax.apply_updates(trained, updates), frozen)
+        metrics = {
+            "loss": loss,
+            **scalars,
+            "grad_norm": optax.tree.norm(gradients),
+            "learning_rate": optimizer.schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def compile_step(train_step: Callable[..., Any], state: TrainState, fields: Fields, mesh: Mesh) -> Any:
+    """The step compiled for these shapes and shardings; it consumes the state that it is given."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    batch = {
+        name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=batch_sharding(mesh))
+        for name, field in fields.items()
+    }
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    return jitted.lower(state, batch).compile()
+
+
+def device_fields(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What of a host batch goes to the devices: not the bookkeeping of broken clips, and no 64-bit integers."""
+    return {
+        name: array.astype(np.int32) if array.dtype == np.int64 else array
+        for name, array in batch.items()
+        if name != "broken_B"
+    }
+
+
+def _birth(model: nn.Module, optimizer: Optimizer, fields: Fields) -> Callable[[jax.Array], TrainState]:
+    def birth(key: jax.Array) -> TrainState:
+        params = boxed_params(model, fields, key)
+        # Moments are made from boxed parameters, so they inherit the axes and with them the shards.
+        trained, _ = optimizer.split(params)
+        return TrainState(jnp.zeros([], jnp.int32), params, optimizer.transform.init(trained))
+
+    return birth
