@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from vidlang.core.config import call
 from vidlang.core.sharding import constrain
-from vidlang.nn.layers import Embed, LayerNorm, table
+from vidlang.nn.layers import TABLE_STD, Embed, LayerNorm, table
 from vidlang.nn.transformer import Stack, TransformerSpec
 from vidlang.ops.dials import OFF, Dials
 
@@ -33,13 +33,14 @@ class Model(nn.Module):
 
     vocab: number of token ids. max_length: positions that are learned; shorter texts use the first of them.
     transformer: the keys of TransformerSpec. pool: the first token ("cls"), the last that is no padding ("eos"), or
-    the "mean" of those that are none.
+    the "mean" of those that are none. table_std: how large the rows of words and positions start.
     """
 
     vocab: int
     max_length: int
     transformer: Mapping[str, Any]
     pool: str
+    table_std: float = TABLE_STD
 
     inputs: ClassVar[tuple[str, ...]] = ("text_BL",)
 
@@ -53,7 +54,7 @@ class Model(nn.Module):
                 "use pool 'eos' or 'mean', or causal=False"
             )
         self.spec = spec
-        self.words = Embed(self.vocab, spec.width, spec.compute_dtype)
+        self.words = Embed(self.vocab, spec.width, spec.compute_dtype, self.table_std)
         self.stack = Stack(spec)
         self.norm = LayerNorm(spec.compute_dtype)
 
@@ -68,7 +69,9 @@ class Model(nn.Module):
                 f"texts of {length} tokens; this model takes 1 to {self.max_length} (text.max_length): "
                 "shorten the tokenizer's length or raise max_length"
             )
-        positions_LD = table(self, "positions", (self.max_length, self.spec.width), ("position", "embed"))
+        positions_LD = table(
+            self, "positions", (self.max_length, self.spec.width), ("position", "embed"), self.table_std
+        )
         x_BLD = self.words(text_BL) + positions_LD[None, :length].astype(self.spec.compute_dtype)
         valid_BL = text_BL != PAD
         x_BLD = self.stack(constrain(x_BLD, "batch", "tokens", "act_embed"), valid_BL[:, None, None, :])

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from vidlang.core.config import call
 from vidlang.core.sharding import constrain
-from vidlang.nn.layers import PATCH_INIT, LayerNorm, Linear, table
+from vidlang.nn.layers import PATCH_INIT, TABLE_STD, LayerNorm, Linear, table
 from vidlang.nn.transformer import Stack, TransformerSpec
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.masking import keep_count, keep_random
@@ -39,8 +39,9 @@ class Model(nn.Module):
     """Joint space-time encoder.
 
     transformer: the keys of TransformerSpec. tubelet: frames, height and width of a token. pool: "mean" of the tokens
-    or a "cls" token. mean, std: of pixels in 0..1, one number or one per channel. How many positions there are follows
-    from the clip that the parameters were initialised with.
+    or a "cls" token. mean, std: of pixels in 0..1, one number or one per channel. position_std: how large positions
+    start; beside patches of order 1, the usual small ones are noticed late, which only long training forgives. How
+    many positions there are follows from the clip that the parameters were initialised with.
     """
 
     transformer: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Model(nn.Module):
     pool: str = "mean"
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
+    position_std: float = TABLE_STD
 
     inputs: ClassVar[tuple[str, ...]] = ("video_BTHWC",)
 
@@ -106,7 +108,7 @@ class Model(nn.Module):
                     f"a clip of {found} needs {count} {name} positions with tubelets of {self.tubelet}; these "
                     f"parameters have {size}. Give clips of the size they were trained on"
                 )
-        return table(self, name, (count, self.spec.width), ("position", "embed"))
+        return table(self, name, (count, self.spec.width), ("position", "embed"), self.position_std)
 
     def _drop(self, x_BND: jax.Array, mask: float) -> tuple[jax.Array, jax.Array]:
         """The tokens that the mask dial leaves, and their indices."""

@@ -18,8 +18,8 @@ from jax.nn.initializers import Initializer
 KERNEL_INIT = nn.initializers.xavier_uniform()
 # Patch embedding: unit variance out for unit variance in.
 PATCH_INIT = nn.initializers.lecun_normal()
-# Tables that are looked up or added: words, positions, the cls token.
-TABLE_INIT = nn.initializers.truncated_normal(0.02)
+# Standard deviation at the start of tables that are looked up or added: words, positions, the cls token.
+TABLE_STD = 0.02
 
 
 def parameter(
@@ -30,9 +30,11 @@ def parameter(
     return boxed  # Linen has taken it out of its box
 
 
-def table(module: nn.Module, name: str, shape: tuple[int, ...], names: tuple[str, ...]) -> jax.Array:
+def table(
+    module: nn.Module, name: str, shape: tuple[int, ...], names: tuple[str, ...], std: float = TABLE_STD
+) -> jax.Array:
     """Declares rows to be looked up or added: words, positions, a cls token."""
-    return parameter(module, name, TABLE_INIT, shape, names)
+    return parameter(module, name, nn.initializers.truncated_normal(std), shape, names)
 
 
 class Linear(nn.Module):
@@ -95,8 +97,9 @@ class Embed(nn.Module):
     vocab: int
     width: int
     dtype: Any
+    std: float = TABLE_STD
 
     @nn.compact
     def __call__(self, text_BL: jax.Array) -> jax.Array:
-        rows_VD = table(self, "table", (self.vocab, self.width), ("vocab", "embed"))
+        rows_VD = table(self, "table", (self.vocab, self.width), ("vocab", "embed"), self.std)
         return jnp.take(rows_VD.astype(self.dtype), text_BL, axis=0, mode="fill")
