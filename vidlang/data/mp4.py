@@ -14,6 +14,10 @@ from typing import NoReturn
 
 import numpy as np
 
+# Rows of the tables, big-endian.
+U4, U8, RUNS, SIGNED_RUNS = (np.dtype(row) for row in (">u4", ">u8", ">u4,>u4", ">u4,>i4"))
+CHUNK_RUNS, EDITS, WIDE_EDITS = (np.dtype(row) for row in (">u4,>u4,>u4", ">u4,>i4,>u4", ">u8,>i8,>u4"))
+
 
 class BrokenVideo(ValueError):
     """A video that cannot be decoded as asked; the message says what is wrong with it."""
@@ -98,18 +102,18 @@ def _index(data: memoryview, track: dict[bytes, tuple[int, int]]) -> Mp4Index:
     sizes = _sizes(data, *_need(track, b"stsz"))
     count = len(sizes)
     offsets = _offsets(data, track, sizes)
-    durations = _runs(_table(data, *_need(track, b"stts"), ">u4,>u4"), count, "stts")
+    durations = _runs(_table(data, *_need(track, b"stts"), RUNS), count, "stts")
     decode_times = np.cumsum(durations) - durations
     shifts = np.zeros(count, np.int64)
     if b"ctts" in track:
-        shifts = _runs(_table(data, *track[b"ctts"], ">u4,>i4"), count, "ctts")
+        shifts = _runs(_table(data, *track[b"ctts"], SIGNED_RUNS), count, "ctts")
     shown = decode_times + shifts
     samples = np.argsort(shown, kind="stable")
     if (np.diff(shown[samples]) <= 0).any():
         raise NotIndexed("two of its frames have the same time")
     keys = np.arange(count)
     if b"stss" in track:
-        keys = _table(data, *track[b"stss"], ">u4").astype(np.int64) - 1
+        keys = _table(data, *track[b"stss"], U4).astype(np.int64) - 1
         if not len(keys) or keys[0] != 0 or (np.diff(keys) <= 0).any() or keys[-1] >= count:
             raise NotIndexed("its first frame is not a keyframe or its keyframe table is out of order")
     timescale = _timescale(data, *_need(track, b"mdhd"))
@@ -141,9 +145,8 @@ def _need(track: dict[bytes, tuple[int, int]], kind: bytes) -> tuple[int, int]:
     return track[kind]
 
 
-def _table(data: memoryview, start: int, end: int, row: str, header: int = 4) -> np.ndarray:
+def _table(data: memoryview, start: int, end: int, dtype: np.dtype, header: int = 4) -> np.ndarray:
     """The rows of a full box: version and flags, further header bytes, a count, then rows of the given dtype."""
-    dtype = np.dtype(row)
     first = start + header + 4
     if first > end:
         _fail("a table is shorter than its header")
@@ -183,7 +186,7 @@ def _sizes(data: memoryview, start: int, end: int) -> np.ndarray:
         _fail("its sample size table is too short")
     same, count = struct.unpack_from(">2I", data, start + 4)
     if same == 0:
-        sizes = _table(data, start, end, ">u4", header=8).astype(np.int64)
+        sizes = _table(data, start, end, U4, header=8).astype(np.int64)
     elif same * count <= len(data):
         sizes = np.full(count, same, np.int64)
     else:
@@ -196,8 +199,8 @@ def _sizes(data: memoryview, start: int, end: int) -> np.ndarray:
 def _offsets(data: memoryview, track: dict[bytes, tuple[int, int]], sizes: np.ndarray) -> np.ndarray:
     """Where each sample starts: chunks of consecutive samples, each chunk at an offset of its own."""
     wide = b"co64" in track
-    chunk_starts = _table(data, *_need(track, b"co64" if wide else b"stco"), ">u8" if wide else ">u4")
-    layout = _table(data, *_need(track, b"stsc"), ">u4,>u4,>u4")
+    chunk_starts = _table(data, *_need(track, b"co64" if wide else b"stco"), U8 if wide else U4)
+    layout = _table(data, *_need(track, b"stsc"), CHUNK_RUNS)
     firsts, each = layout["f0"].astype(np.int64) - 1, layout["f1"].astype(np.int64)
     if not len(firsts) or firsts[0] != 0 or (np.diff(firsts) <= 0).any() or firsts[-1] >= len(chunk_starts):
         _fail("its chunk table is out of order")
@@ -237,7 +240,7 @@ def _check_edit(
         return
     start, end = track[b"elst"]
     wide = data[start : start + 1] == b"\x01"
-    table = _table(data, start, end, ">u8,>i8,>u4" if wide else ">u4,>i4,>u4")
+    table = _table(data, start, end, WIDE_EDITS if wide else EDITS)
     table = table[table["f1"] != -1]  # an empty edit only delays the start
     if len(table) != 1 or (table["f2"] != 0x10000).any():
         raise NotIndexed("its edit list cuts or reorders frames")
