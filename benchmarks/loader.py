@@ -87,7 +87,7 @@ def report(name: str, start: float, seconds: float) -> None:
 
 
 def make_table(folder: Path, videos: int = 3, seconds: int = 15, fps: int = 30) -> ClipTable:
-    """A few videos of drifting texture at the house's chunk settings, and a clip at every second."""
+    """A few videos of drifting texture at the house's chunk settings, and fifty clips of two seconds in each second."""
     settings = PrecutSettings(chunk_seconds=seconds, fps=fps, short_side=288)
     cut = []
     for number in range(videos):
@@ -95,12 +95,12 @@ def make_table(folder: Path, videos: int = 3, seconds: int = 15, fps: int = 30) 
         path.write_bytes(encode_mp4(texture(number, seconds * fps), fps=Fraction(fps), settings=settings.encode))
         cut.append(cut_video(path, path.stem, settings))
     write_store(folder / "store", cut, settings)
-    clips = [(video.name, float(start)) for video in cut for start in range(seconds - 2)]
+    clips = [(video.name, start / 50) for video in cut for start in range(50 * (seconds - 2))]
     columns: dict[str, Sequence[Any]] = {
         "video": [name for name, _ in clips],
         "start": [start for _, start in clips],
         "end": [start + 2 for _, start in clips],
-        "texts": [[f"{name} at second {start:.0f}"] for name, start in clips],
+        "texts": [[f"{name} at second {start:.2f}"] for name, start in clips],
     }
     return ClipTable.from_columns(columns, store=folder / "store").save(folder / "clips.arrow")
 
