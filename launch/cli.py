@@ -3,13 +3,16 @@
 A traceback is for our mistakes, a sentence is for the user's. `--verbosity=1` prints the traceback as well.
 """
 
+import logging as std_logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(main: Callable[[list[str]], object]) -> None:
@@ -17,10 +20,19 @@ def run(main: Callable[[list[str]], object]) -> None:
     app.run(_guarded(main), flags_parser=_parse)
 
 
+class OwnNews(std_logging.Filter):
+    """Of what libraries log, only warnings get through: saving one checkpoint alone is twenty lines of news."""
+
+    def filter(self, record: std_logging.LogRecord) -> bool:
+        own = Path(record.pathname).is_relative_to(ROOT) and "site-packages" not in record.pathname
+        return own or record.levelno >= std_logging.WARNING or logging.get_verbosity() > logging.INFO
+
+
 def _guarded(main: Callable[[list[str]], object]) -> Callable[[list[str]], None]:
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             _leave(f"Unexpected argument {argv[1]!r}: every option is a flag, --name=value.")
+        logging.get_absl_handler().addFilter(OwnNews())
         try:
             main(argv)
         except USER_ERRORS as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,13 @@ from vidlang.train.stages import read_config
 
 @dataclass(frozen=True)
 class EmbeddedClips:
-    """Clips of one table that could be read, their embeddings, and those of their first texts."""
+    """Clips of one table that could be read, their embeddings, those of their first texts and of some queries."""
 
     table: ClipTable
     rows: np.ndarray
     video_NE: np.ndarray
     text_NE: np.ndarray
+    query_QE: np.ndarray
 
     def texts(self) -> list[str]:
         """The first text of every clip, in the order of the embeddings."""
@@ -38,6 +40,7 @@ class EmbeddedClips:
     def frames(self, position: int, *, count: int, height: int) -> np.ndarray:
         """A few whole frames of one clip, uint8 [T, H, W, C]."""
         clip = self.table.row(int(self.rows[position]))
+        assert self.table.store is not None  # its clips were decoded from there
         store = open_store(self.table.store)
         info = store.info(clip["video"])
         crop = choose_crop(None, info.height, info.width, name="full")
@@ -46,8 +49,8 @@ class EmbeddedClips:
         return store.decode(clip["video"], times_T, crop, (height, width))
 
 
-def embed_evaluation(workdir: str | Path, prefix: str = "val") -> EmbeddedClips:
-    """Embeds the table of the evaluation called `prefix` with the run's newest checkpoint."""
+def embed_evaluation(workdir: str | Path, prefix: str = "val", *, queries: Sequence[str] = ()) -> EmbeddedClips:
+    """Embeds the table of the evaluation called `prefix`, and `queries`, with the run's newest checkpoint."""
     model, params, stage = restore_model(workdir)
     by_prefix = {evaluation.prefix: evaluation for evaluation in stage.evals}
     if prefix not in by_prefix:
@@ -59,8 +62,9 @@ def embed_evaluation(workdir: str | Path, prefix: str = "val") -> EmbeddedClips:
         video_NE, present_N = embed_clips(predict, data, params)
         rows = np.flatnonzero(present_N)
         texts_N = data.table.column("texts")
-        text_NE = embed_texts(predict, data, params, [texts_N[row][0] for row in rows])
-    return EmbeddedClips(data.table, rows, video_NE[rows], text_NE)
+        texts = [texts_N[row][0] for row in rows] + list(queries)
+        text_TE = embed_texts(predict, data, params, texts)
+    return EmbeddedClips(data.table, rows, video_NE[rows], text_TE[: len(rows)], text_TE[len(rows) :])
 
 
 def gallery(clips: EmbeddedClips, *, count: int, seed: int, frames: int = 3, height: int = 96) -> list[GalleryRow]:
