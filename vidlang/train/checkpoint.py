@@ -19,11 +19,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from vidlang.core.config import differing_keys, fingerprint
-from vidlang.core.sharding import replicated
+from vidlang.core.sharding import Mesh, replicated
 from vidlang.core.tree import flatten_paths
 from vidlang.train.recipe import CheckpointPlan, result_config
 from vidlang.train.step import TrainState

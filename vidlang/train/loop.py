@@ -17,12 +17,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import Mesh
 
 from vidlang.core import tree
 from vidlang.core.config import call, steps
 from vidlang.core.metrics import SilentWriter, Writer, format_number, read_history
-from vidlang.core.sharding import batch_ways, make_mesh, put_batch, use_mesh
+from vidlang.core.sharding import Mesh, batch_ways, make_mesh, put_batch, use_mesh
 from vidlang.data.broken import BrokenClips
 from vidlang.train import build
 from vidlang.train.checkpoint import Checkpoints, find_checkpoint, make_note, opened, restore_params
@@ -79,6 +78,9 @@ def train_stage(
         stack.callback(writer.close)
         writer.say(describe(stage, mesh, state, start, total, origin, len(clips)))
 
+        # Opened before the step is compiled: the first batches are made meanwhile.
+        stream = stack.enter_context(build.train_stream(recipe, index, clips, start_step=start))
+
         # Compiled once, here; a shape that changes later is an error instead of a silent second compilation.
         train_step = make_train_step(
             model, optimizer, objective, options, dials=build.dials(stage), seed=recipe.seed_of(index)
@@ -90,7 +92,6 @@ def train_stage(
         evaluations = Evaluations(stage, Predict(model, mesh, before=stop.leave_evaluation), runtime, total=total)
         evaluations.prepare()
         save_every = steps(stage.checkpoint.every, batch_size=stage.batch_size, total=total)
-        stream = stack.enter_context(build.train_stream(recipe, index, clips, start_step=start))
         broken = BrokenClips(clips, runtime.max_broken_share)
         meter = Meter(writer, stage)
         metrics: dict[str, float] = {}
@@ -171,8 +172,14 @@ def describe(stage: Stage, mesh: Mesh, state: TrainState, start: int, total: int
 
 
 def show_metrics(step: int, metrics: Mapping[str, float]) -> str:
-    """One line of an evaluation."""
-    return f"evaluated at step {step}: " + "  ".join(f"{k} {format_number(v)}" for k, v in metrics.items())
+    """An evaluation for people: a line for each prefix."""
+    lines: dict[str, list[str]] = {}
+    for key, value in metrics.items():
+        prefix, name = key.split("/", 1)
+        lines.setdefault(prefix, []).append(f"{name} {format_number(value)}")
+    return "\n".join(
+        [f"evaluated at step {step}", *(f"  {prefix}: {'  '.join(line)}" for prefix, line in lines.items())]
+    )
 
 
 def last_train_scalars(folder: Path) -> dict[str, float]:

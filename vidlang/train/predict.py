@@ -14,10 +14,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from vidlang.core.config import call, load_module, steps
-from vidlang.core.sharding import batch_sharding, batch_ways, put_batch, to_host
+from vidlang.core.sharding import Mesh, batch_sharding, batch_ways, put_batch, to_host
 from vidlang.train import build
 from vidlang.train.recipe import Runtime, Stage
 

@@ -33,6 +33,8 @@ CONFIG, METRICS = "config.json", "metrics.json"
 
 def train(config: Any, workdir: str | Path) -> dict[str, float]:
     """Runs every stage that is not finished yet; returns the metrics of the last one."""
+    if not str(workdir):
+        raise ValueError("the workdir is empty; name a folder for the run, as in --workdir=runs/first")
     workdir = Path(workdir).absolute()
     recipe, plain = read_recipe(config), to_dict(config)
     for stage in recipe.stages:

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from vidlang.core.config import call
-from vidlang.core.sharding import batch_sharding, replicated, tree_shardings
+from vidlang.core.sharding import Mesh, batch_sharding, replicated, tree_shardings
 from vidlang.train.optimizer import Optimizer
 
 Fields = Mapping[str, jax.ShapeDtypeStruct]  # the global batch, without its values

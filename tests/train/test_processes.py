@@ -1,0 +1,93 @@
+"""Two processes train as one does, and leave at the same step when only one of them is told to."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vidlang.train.checkpoint import all_steps
+
+SCRIPT = """
+import sys
+import jax
+rank, count, port, corpus, workdir, duration, folder = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 4 // int(count))
+if int(count) > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", int(count), int(rank))
+sys.path.insert(0, folder)
+import tiny_config
+from vidlang.train.stages import train
+config = tiny_config.get_config(corpus)
+stage = config.stages[0]
+# Rows of a batch lie in another order with two processes, and masks are drawn by place.
+stage.duration, stage.dials.mask, config.mesh = duration, 0.0, {"data": 2, "fsdp": 2}
+metrics = train(config, workdir)
+if rank == "0":
+    print(metrics)
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tmp_path_factory.mktemp("corpus")
+
+
+@pytest.fixture
+def start(repository, corpus):
+    """Starts one training in `count` processes of four devices together."""
+
+    def run(count, workdir, duration):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        flags = "--xla_backend_optimization_level=0"
+        environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(repository)}
+        arguments = [str(count), str(port), str(corpus), str(workdir), duration, str(repository / "tests" / "launch")]
+        return [
+            subprocess.Popen(
+                [sys.executable, "-c", SCRIPT, str(rank), *arguments],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+
+    return run
+
+
+def finish(processes):
+    """(exit codes, what they said on stderr)."""
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(start, tmp_path):
+    results = []
+    for count in (1, 2):
+        workdir = tmp_path / str(count)
+        codes, said = finish(start(count, workdir, "12 steps"))
+        assert codes == [0] * count, said
+        results.append(json.loads((workdir / "metrics.json").read_text()))
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_at_one_step(start, tmp_path):
+    processes = start(2, tmp_path, "100000 steps")
+    deadline = time.monotonic() + 200
+    while not all_steps(tmp_path / "0_short") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, said = finish(processes)
+    assert codes == [143, 143], said
+    newest = all_steps(tmp_path / "0_short")[-1]
+    assert f"stopped by SIGTERM at step {newest} of 100000" in said[0]
