@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def test_an_unreadable_file_is_a_broken_clip(damaged, tiny_tokenizer, monkeypatc
     decode, calls = ChunkStore.decode, itertools.count()
 
     def failing_once(self, *arguments):
-        if next(calls) == 3:
+        # The thread of a stream that was closed just before may still be at its last batch.
+        if threading.current_thread() is threading.main_thread() and next(calls) == 3:
             raise OSError("Input/output error")
         return decode(self, *arguments)
 

@@ -72,7 +72,7 @@ class Batches:
         return next(self._held[0])
 
     def close(self) -> None:
-        """Ends threads and processes and frees shared memory; may be called twice."""
+        """Ends the processes and frees shared memory; a thread ends by itself after the clips of its last batch."""
         self._end()
 
     def __enter__(self) -> Batches:
