@@ -37,6 +37,8 @@ def _guarded(main: Callable[[list[str]], object]) -> Callable[[list[str]], None]
             main(argv)
         except USER_ERRORS as error:
             _leave(_sentence(error))
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
 
     return guarded
 

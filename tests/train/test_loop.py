@@ -193,12 +193,12 @@ def test_an_evaluation_that_fails_says_which_and_when(recipe, tmp_path, monkeypa
         stages.train(recipe(), tmp_path)
 
 
-def test_the_best_checkpoint_is_kept_besides_the_last(recipe, tmp_path, monkeypatch):
+def test_the_best_is_saved_when_it_is_found_and_kept_besides_the_last(recipe, tmp_path, monkeypatch):
     from vidlang.evals import retrieval
 
     results = iter([0.1, 0.9, 0.3, 0.2, 0.25])
     monkeypatch.setattr(retrieval.Evaluator, "run", lambda self, params: {"t2v_r1": next(results)})
     evals = tuple({**evaluation, "every": "1 step"} for evaluation in recipe()["stages"][0]["evals"])
-    config = recipe(duration="5 steps", evals=evals, checkpoint={"every": "1 step", "keep": 1, "best": "val/t2v_r1"})
+    config = recipe(duration="5 steps", evals=evals, checkpoint={"every": "3 steps", "keep": 1, "best": "val/t2v_r1"})
     stages.train(config, tmp_path)
     assert all_steps(tmp_path / "0_short") == [2, 5]

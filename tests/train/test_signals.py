@@ -24,6 +24,13 @@ def test_a_signal_is_noted_and_the_old_handler_comes_back(signum):
     assert signal.getsignal(signum) is before
 
 
+def test_where_nothing_is_half_done_a_signal_ends_the_run_at_once():
+    with StopRequest() as stop, pytest.raises(Interrupted) as error, stop.at_once("the data"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("went on after the signal")
+    assert error.value.code == 143 and error.value.where == "the data"
+
+
 def test_outside_the_main_thread_nothing_is_installed():
     def work():
         with StopRequest() as stop:

@@ -113,7 +113,7 @@ def eval_data(stage: Stage, evaluation: Evaluation, runtime: Runtime) -> EvalDat
         batch_size=evaluation.batch_size,
         process_index=jax.process_index(),
         process_count=processes,
-        workers=runtime.workers,
+        workers=runtime.eval_workers,
     )
 
 

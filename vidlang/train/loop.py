@@ -52,7 +52,8 @@ def train_stage(
         stack.enter_context(use_mesh(mesh))
 
         # Data, and everything that its size decides.
-        clips = build.table(stage.data, f"data of stage {stage.name!r}")
+        with stop.at_once(f"the data of stage {stage.name!r}, before any step"):
+            clips = build.table(stage.data, f"data of stage {stage.name!r}")
         total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=len(clips))
         if total < 1:
             raise ValueError(f"stage {stage.name!r} lasts {stage.duration!r}, which is no step; give at least one")
@@ -123,7 +124,7 @@ def train_stage(
             with jax.transfer_guard("disallow"):
                 state, scalars = compiled(state, batch)
             meter.flush(checkpoints.latest)
-            meter.pending = (step, scalars)
+            meter.pending = (step, {**scalars, "broken_clips": broken.broken})
 
         checkpoints.wait()
         return {**last_train_scalars(folder), **metrics}
@@ -145,7 +146,9 @@ def take_params(state: TrainState, path: str, allow: Sequence[str], mesh: Mesh) 
     try:
         report.raise_unless(allow)
     except ValueError as error:
-        raise ValueError(f"{origin} does not fit this stage's model: {error}, in the stage's init_allow") from None
+        raise ValueError(
+            f"{origin} does not fit this stage's model: {error}; such patterns go into the stage's init_allow"
+        ) from None
     return TrainState(state.step, params, state.opt_state), f"{origin}: {report}"
 
 

@@ -22,7 +22,7 @@ class Meter:
     """Holds the scalars of the step that is still running, and the clock."""
 
     def __init__(self, writer: Writer, stage: Stage) -> None:
-        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.pending: tuple[int, dict[str, Any]] | None = None
         self._writer, self._stage = writer, stage
         self._steps: collections.deque[tuple[float, float]] = collections.deque(maxlen=WINDOW)
         self._waited, self._since = 0.0, time.monotonic()
@@ -63,7 +63,10 @@ class Meter:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(values[name]):
                 kept = "there is no checkpoint yet" if last_good is None else f"the last good one is step {last_good}"
+                advice = "Lower optimizer.learning_rate or clip_norm, or lengthen the warmup"
+                if step == 0:
+                    advice = "At the first step the input is to blame: a token id beyond the model's vocabulary?"
                 raise FloatingPointError(
                     f"{name} is {values[name]} at step {step} of stage {self._stage.name!r}. Nothing was saved after "
-                    f"it; {kept}. Lower optimizer.learning_rate or clip_norm, or lengthen the warmup"
+                    f"it; {kept}. {advice}"
                 )

@@ -18,11 +18,13 @@ from vidlang.core.config import call, to_dict
 class Runtime:
     """How fast and how talkative a run is; nothing here changes a result.
 
-    workers: processes that decode clips (0: in the training process). log_every: steps between progress lines where
+    workers: processes that decode clips (0: in the training process). eval_workers: the same for each evaluation, which
+    starts them anew, so it pays for long ones only. log_every: steps between progress lines where
     the output is no terminal. max_broken_share: of the clips read, more broken ones than this stop the run.
     """
 
     workers: int = 0
+    eval_workers: int = 0
     log_every: int = 50
     max_broken_share: float = 0.05
 

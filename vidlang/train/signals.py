@@ -1,13 +1,16 @@
 """Leaving politely: SIGTERM and SIGINT ask the run to save and stop; a second SIGINT ends it at once.
 
-A handler only takes a note. The loop looks at it between two steps, where the state is whole.
+A handler only takes a note. The loop looks at it between two steps, where the state is whole. While data is made,
+which can take long and leaves nothing half done, a signal ends the run at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -35,6 +38,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signum = 0
+        self._at_once = ""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -46,6 +50,15 @@ class StopRequest:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
+
+    @contextlib.contextmanager
+    def at_once(self, where: str) -> Iterator[None]:
+        """In here a signal raises Interrupted on the spot; with several processes it is only noted, as elsewhere."""
+        self._at_once = "" if jax.distributed.is_initialized() else where
+        try:
+            yield
+        finally:
+            self._at_once = ""
 
     @property
     def here(self) -> int:
@@ -68,3 +81,5 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         self._signum = signum
+        if self._at_once:
+            raise Interrupted(signum, self._at_once)
