@@ -21,11 +21,15 @@ def run(main: Callable[[list[str]], object]) -> None:
 
 
 class OwnNews(std_logging.Filter):
-    """Of what libraries log, only warnings get through: saving one checkpoint alone is twenty lines of news."""
+    """Of what libraries log, only warnings get through: saving one checkpoint alone is twenty lines of news.
+
+    Orbax also warns of every item of a checkpoint that was not asked for; what cannot be read raises, so it may be quiet.
+    """
 
     def filter(self, record: std_logging.LogRecord) -> bool:
         own = Path(record.pathname).is_relative_to(ROOT) and "site-packages" not in record.pathname
-        return own or record.levelno >= std_logging.WARNING or logging.get_verbosity() > logging.INFO
+        enough = std_logging.ERROR if "orbax" in record.pathname else std_logging.WARNING
+        return own or record.levelno >= enough or logging.get_verbosity() > logging.INFO
 
 
 def _guarded(main: Callable[[list[str]], object]) -> Callable[[list[str]], None]:
