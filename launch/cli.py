@@ -23,7 +23,7 @@ def run(main: Callable[[list[str]], object]) -> None:
 class OwnNews(std_logging.Filter):
     """Of what libraries log, only warnings get through: saving one checkpoint alone is twenty lines of news.
 
-    Orbax also warns of every item of a checkpoint that was not asked for; what cannot be read raises, so it may be quiet.
+    Orbax also warns of every item of a checkpoint that was not asked for; what cannot be read raises anyway.
     """
 
     def filter(self, record: std_logging.LogRecord) -> bool:
