@@ -38,10 +38,9 @@ def global_batches(stream, steps=STEPS, process_count=1, **options):
         with stream(process_index=p, process_count=process_count, **options) as batches:
             shares.append(list(itertools.islice(batches, steps)))
     return [
-        {name: np.stack([share[name] for share in step], axis=1).reshape(BATCH, *step[0][name].shape[1:])
-         for name in step[0]}
+        {name: np.concatenate([share[name] for share in step]) for name in step[0]}
         for step in zip(*shares, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def assert_same(found, expected):

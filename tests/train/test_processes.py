@@ -25,8 +25,7 @@ import tiny_config
 from vidlang.train.stages import train
 config = tiny_config.get_config(corpus)
 stage = config.stages[0]
-# Rows of a batch lie in another order with two processes, and masks are drawn by place.
-stage.duration, stage.dials.mask, config.mesh = duration, 0.0, {"data": 2, "fsdp": 2}
+stage.duration, config.mesh = duration, {"data": 2, "fsdp": 2}
 metrics = train(config, workdir)
 if rank == "0":
     print(metrics)

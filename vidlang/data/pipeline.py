@@ -1,12 +1,12 @@
 """Batches for training and evaluation, through one Grain graph.
 
 Training:
-    rows of the table -> shuffle, repeat (-> anchors and partners) -> plan -> items s*B+p :: P -> fetch -> batch of B/P
+    rows of the table -> shuffle, repeat (-> anchors and partners) -> plan -> this process's share -> fetch -> batch
 
-Everything random happens in the plan, before the stream is sliced by process. So the batch of step s is a pure
-function of (seed, s): process p of P holds its rows p :: P, resuming is starting at another s, and worker processes
-only decide who does the work. `put_batch` lays the rows out process after process, so the order of the rows on the
-devices, and with it the order of floating-point sums, depends on P; their set does not.
+Everything random happens in the plan, before the stream is shared out. So the batch of step s is a pure function of
+(seed, s): resuming is starting at another s, and worker processes only decide who does the work. Process p of P takes
+the p-th block of B/P rows of every batch. `put_batch` lays the rows out process after process, so the global batch has
+the same rows in the same places whatever P is, and what the model draws by place, like masks, is the same too.
 """
 
 from __future__ import annotations
@@ -101,6 +101,22 @@ class _Pairs:
         return self._anchors[index // 2]
 
 
+class _Share:
+    """One process's rows of every batch of `batch_size`: its block, from `start_step` on."""
+
+    def __init__(self, plans: grain.MapDataset, batch_size: int, process: int, processes: int, start_step: int) -> None:
+        self._plans, self._batch_size, self._local = plans, batch_size, batch_size // processes
+        self._first = start_step * batch_size + process * self._local
+        self._length = min(len(plans) // processes, sys.maxsize)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        step, row = divmod(index, self._local)
+        return self._plans[self._first + step * self._batch_size + row]
+
+
 def train_stream(
     table: ClipTable,
     tokenizer: Tokenizer,
@@ -136,8 +152,8 @@ def train_stream(
     if spec.pairs == "group":
         rows = grain.MapDataset.source(_Pairs(rows))
     planner.again(planner(0, rows[0]))  # a wrong option of times or crop shows here and not in a worker
-    plans = rows.map_with_index(planner)[start_step * batch_size + process_index :: process_count]
-    batches = plans.map(TrainFetch(planner, tokenizer)).batch(local, drop_remainder=True)
+    plans = _Share(rows.map_with_index(planner), batch_size, process_index, process_count, start_step)
+    batches = grain.MapDataset.source(plans).map(TrainFetch(planner, tokenizer)).batch(local, drop_remainder=True)
     return Batches(batches, workers=workers, prefetch=prefetch)
 
 
@@ -167,8 +183,8 @@ def eval_batches(
     planner = EvalPlanner(table, store, spec)
     planner(0)  # a wrong option of times or crop shows here and not in a worker
     rounded = -(-len(table) // batch_size) * batch_size
-    plans = grain.MapDataset.source(range(rounded)).map(planner)[process_index::process_count]
-    batches = plans.map(EvalFetch(planner, tokenizer)).batch(local, drop_remainder=True)
+    plans = _Share(grain.MapDataset.source(range(rounded)).map(planner), batch_size, process_index, process_count, 0)
+    batches = grain.MapDataset.source(plans).map(EvalFetch(planner, tokenizer)).batch(local, drop_remainder=True)
     return _counted(batches, workers, prefetch, BrokenClips(table) if broken is None else broken)
 
 
