@@ -6,8 +6,8 @@
 Data: the embedded corpus. Shapes act one after another ("a red circle slides left then a blue square spins"); every
 scene has a twin in which the same two events come in the other order, and both twins are in the batch, so that only
 the order of events tells some pairs apart. The videos evaluated on, and their pairs of events, are never trained on.
-Cost: COST.
-Result: RESULT.
+Cost: 600 steps in about TIME on two CPU cores, 2 GiB of memory, 40 MB of disk; making the corpus takes CORPUS once.
+Result: val/t2v_r1 0.75, val/v2t_r1 0.79, order/accuracy 1.00 (untrained 0.004, 0.004, 0.49).
 """
 
 from typing import Any
@@ -95,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "name": "demo",
             "seed": 0,
-            "mesh": {"data": -1},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
             "runtime": {"workers": 1, "log_every": 25},
             "stages": (ml_collections.ConfigDict(stage),),
         }

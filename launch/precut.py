@@ -27,7 +27,8 @@ def main(argv: list[str]) -> None:
     """Reads the flags, cuts, and says what failed."""
     del argv
     try:
-        fps = Fraction(FPS.value)
+        exact = Fraction(FPS.value)
+        fps = int(exact) if exact.denominator == 1 else exact
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"--fps must be a number such as 30 or 30000/1001, got {FPS.value!r}") from None
     settings = PrecutSettings(chunk_seconds=CHUNK_SECONDS.value, fps=fps, short_side=SHORT_SIDE.value)
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
     )
     print(f"{len(report.done)} videos in {OUTPUT.value}")
     if report.failed:
-        raise SystemExit(f"{len(report.failed)} videos could not be read; {OUTPUT.value}/failed.jsonl says why")
+        raise SystemExit(f"{len(report.failed)} of the videos could not be read; {OUTPUT.value}/failed.jsonl says why")
 
 
 def _print(line: str) -> None:

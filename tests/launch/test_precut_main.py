@@ -56,6 +56,6 @@ def test_broken_videos_are_listed_and_make_the_exit_code_one(launch, videos, tmp
     (tmp_path / "in" / "half.mp4").write_bytes(whole[: len(whole) // 2])
     result = launch(f"--input={tmp_path}/in", f"--output={tmp_path}/store", "--fps=5")
     assert result.returncode == 1
-    assert "1 videos could not be read" in result.stderr and "failed.jsonl" in result.stderr
+    assert "1 of the videos could not be read" in result.stderr and "failed.jsonl" in result.stderr
     assert open_store(tmp_path / "store").videos == ["good"]
     assert "half" in (tmp_path / "store" / "failed.jsonl").read_text()

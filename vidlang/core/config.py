@@ -51,6 +51,13 @@ def call(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what: str, 
 
     `extra` are arguments the code supplies; a config may not set them. `what` names the place in the config.
     """
+    check_keys(function, kwargs, what=what, extra=extra)
+    return function(**kwargs, **extra)
+
+
+def check_keys(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what: str, extra: Iterable[str]) -> None:
+    """Raises what `call` would raise about the keys of `kwargs`; `extra` names what the code will supply."""
+    extra = set(extra)
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     # Linen adds `parent` and `name` to every module's constructor; no config sets them.
@@ -63,7 +70,6 @@ def call(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what: str, 
     missing = [p.name for p in named if p.default is p.empty and p.name in valid and p.name not in kwargs]
     if missing:
         raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}; it takes: {', '.join(valid)}")
-    return function(**kwargs, **extra)
 
 
 def steps(duration: str, *, batch_size: int, dataset_size: int | None = None, total: int | None = None) -> int:

@@ -163,10 +163,11 @@ class ChunkStore:
         for chunk in np.unique(chunks_T).tolist():
             here_T = chunks_T == chunk
             ranks = frames_T[here_T] - (ends[chunk - 1] if chunk else 0)
+            mp4 = self.read(video, chunk)
+            # Most clips lie in one chunk and are written where they belong at once.
+            target = video_THWC if here_T.all() else None
             try:
-                # Most clips lie in one chunk and are written where they belong at once.
-                target = video_THWC if here_T.all() else None
-                part = decode(self.read(video, chunk), ranks, crop, size, target)
+                part = decode(mp4, ranks, crop, size, target)
             except BrokenVideo as error:
                 raise BrokenVideo(f"chunk {chunk} of video {video!r} in {str(self.path)!r}: {error}") from error
             if target is None:

@@ -210,6 +210,7 @@ class EvalData:
         process_index: int = 0,
         process_count: int = 1,
         workers: int = 0,
+        max_broken_share: float = 0.05,
     ) -> None:
         self.table = table
         self._tokenizer = tokenizer
@@ -218,7 +219,7 @@ class EvalData:
             batch_size=batch_size, process_index=process_index, process_count=process_count, workers=workers
         )
         # A clip that is broken in every evaluation is named in the first.
-        self._broken = BrokenClips(table)
+        self._broken = BrokenClips(table, max_broken_share)
         check_setup(table, tokenizer, spec, batch_size, process_index, process_count, workers, 1)
         self.batch_size = batch_size // process_count
 

@@ -33,7 +33,8 @@ class Evaluator:
         result = {"accuracy": float(right.mean()), "chance": float(chance.mean())}
         if "kind" in self.data.table.columns:
             kinds = np.array([str(kind) for kind in self.data.table.column("kind")])[rows]
-            for kind in np.unique(kinds):
+            names = np.unique(kinds)
+            for kind in names if len(names) > 1 else ():  # one kind says what the whole says
                 result[f"accuracy_{kind}"] = float(right[kinds == kind].mean())
                 result[f"chance_{kind}"] = float(chance[kinds == kind].mean())
         return {**result, "count": float(len(rows)), "missing": float(len(present_N) - len(rows))}

@@ -42,6 +42,11 @@ class Model(nn.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("video_BTHWC", "text_BL")
 
+    @property
+    def vocab(self) -> int:
+        """Token ids that the text tower knows."""
+        return int(self.text["vocab"])
+
     def setup(self) -> None:
         self.video_encoder = call(video_model.Model, self.video, what="model.video")
         self.text_encoder = call(text_model.Model, self.text, what="model.text")

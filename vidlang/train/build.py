@@ -11,12 +11,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from vidlang.core.config import call, load_module
+from vidlang.core.config import call, check_keys, load_module
 from vidlang.data import pipeline
 from vidlang.data.clips import ClipTable
 from vidlang.data.pipeline import ClipSpec, EvalData
 from vidlang.data.tokenizer import Tokenizer
 from vidlang.ops.dials import Dials
+from vidlang.train.checkpoint import find_checkpoint
+from vidlang.train.optimizer import make_optimizer
 from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
 from vidlang.train.step import device_fields
 
@@ -62,21 +64,38 @@ def clip_spec(stage: Stage, evaluation: Evaluation | None = None) -> ClipSpec:
 
 
 def tokenizer(stage: Stage, spec: ClipSpec) -> Tokenizer:
-    """The stage's tokenizer, at the text length of `spec`."""
-    return Tokenizer(stage.tokenizer, spec.text_length)
+    """The stage's tokenizer, at the text length of `spec`; the model must have a row for each of its ids."""
+    found = Tokenizer(stage.tokenizer, spec.text_length)
+    rows = getattr(model(stage), "vocab", None)
+    if rows is not None and found.vocab_size > rows:
+        raise ValueError(
+            f"the tokenizer {stage.tokenizer} has {found.vocab_size} ids, and the model of stage {stage.name!r} rows "
+            f"for {rows}; set its vocab to {found.vocab_size} or more"
+        )
+    return found
 
 
 def check(stage: Stage) -> None:
     """Raises now what building the stage would raise later, for all that needs no data and no device."""
     model(stage)
     dials(stage)
-    objective(stage)
+    loss, options = objective(stage)
+    check_keys(loss, options, what="objective", extra=("outputs", "batch"))
+    check_keys(make_optimizer, stage.optimizer, what="optimizer", extra=("params", "total_steps", "batch_size"))
     clip_spec(stage)
-    load_module("datasets", named(stage.data, "data")[0])
+    _check_data(stage.data, "data")
     for evaluation in stage.evals:
-        load_module("evals", evaluation.name)
-        load_module("datasets", named(evaluation.data, "data of an evaluation")[0])
+        evaluator = load_module("evals", evaluation.name).Evaluator
+        check_keys(evaluator, evaluation.options, what="options of an evaluation", extra=("predict", "data"))
+        _check_data(evaluation.data, "data of an evaluation")
         clip_spec(stage, evaluation)
+    if stage.init_from:
+        find_checkpoint(stage.init_from)
+
+
+def _check_data(data: Mapping[str, Any], what: str) -> None:
+    name, options = named(data, what)
+    check_keys(load_module("datasets", name).load, options, what=what, extra=())
 
 
 def train_stream(recipe: Recipe, index: int, clips: ClipTable, *, start_step: int) -> Any:
@@ -114,6 +133,7 @@ def eval_data(stage: Stage, evaluation: Evaluation, runtime: Runtime) -> EvalDat
         process_index=jax.process_index(),
         process_count=processes,
         workers=runtime.eval_workers,
+        max_broken_share=runtime.max_broken_share,
     )
 
 

@@ -123,6 +123,8 @@ def train_stage(
             batch = put_batch(device_fields(host_batch), mesh)
             with jax.transfer_guard("disallow"):
                 state, scalars = compiled(state, batch)
+            # A batch of a worker lies in shared memory, which must not outlive the stream.
+            del host_batch, batch
             meter.flush(checkpoints.latest)
             meter.pending = (step, {**scalars, "broken_clips": broken.broken})
 
