@@ -11,11 +11,7 @@ the same rows in the same places whatever P is, and what the model draws by plac
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -30,6 +26,7 @@ from vidlang.data.checks import check_memory, check_setup
 from vidlang.data.clips import ClipTable
 from vidlang.data.fetch import EvalFetch, TrainFetch
 from vidlang.data.plan import ClipSpec, EvalPlanner, TrainPlanner
+from vidlang.data.processes import end_with_parent
 from vidlang.data.tokenizer import Tokenizer
 
 __all__ = ["Batches", "ClipSpec", "EvalData", "eval_batches", "train_stream"]
@@ -242,14 +239,4 @@ def _shuffle_seed(seed: int) -> int:
 
 
 def _in_worker(index: int, count: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process ends the workers, without their tracebacks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A main process that is killed can end nobody; its workers would wait for ever, and hold their memory.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in worker processes only"
-    parent.join()
-    os._exit(1)
+    end_with_parent()

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,6 +23,7 @@ import numpy as np
 from vidlang.data.chunks import CutVideo, check_target, write_store
 from vidlang.data.decode import VideoInfo, iterate_frames, probe
 from vidlang.data.encode import EncodeSettings, encode_mp4
+from vidlang.data.processes import worker_pool
 
 SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split())
 
@@ -191,8 +191,7 @@ def _cut_all(jobs: list[Job], workers: int) -> Iterator[CutVideo | str]:
     if workers == 1:
         yield from map(_cut_to_files, jobs)
         return
-    # Spawned, not forked: the caller may run threads of an accelerator's runtime.
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(min(workers, len(jobs))) as pool:
         ahead: deque[Future[CutVideo | str]] = deque()
         remaining = iter(jobs)
         try:

@@ -13,12 +13,10 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from absl import logging
@@ -27,6 +25,7 @@ from vidlang.core.config import fingerprint
 from vidlang.data.clips import ClipTable
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.precut import PrecutSettings, precut
+from vidlang.data.processes import worker_pool
 from vidlang.data.tokenizer import train_wordlevel
 from vidlang.datasets.synthetic.annotations import KINDS, SPLITS, write
 from vidlang.datasets.synthetic.grammar import Video
@@ -90,8 +89,7 @@ def _make(folder: Path, settings: Settings, workers: int) -> None:
     sources.mkdir()
     tasks = [(video, settings, sources / f"{video.name}.mp4") for video in videos]
     if workers > 1:
-        # Spawned, not forked: the caller may already run the threads of an accelerator's runtime.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             list(pool.map(_render, tasks, chunksize=4))
     else:
         list(map(_render, tasks))
