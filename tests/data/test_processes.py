@@ -32,8 +32,12 @@ def test_helpers_end_with_a_killed_parent(repository, tmp_path):
     one, two, *helpers = map(int, process.stdout.readline().split())
     assert (one, two, len(helpers)) == (1, 2, 2) and all(map(alive, helpers))
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    process.stdout.close()
     deadline = time.monotonic() + 20
     while any(map(alive, helpers)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(map(alive, helpers))
+    left = [helper for helper in helpers if alive(helper)]
+    for helper in left:
+        os.kill(helper, signal.SIGKILL)
+    assert not left
