@@ -80,6 +80,11 @@ def test_schedule_climbs_then_falls_to_its_end():
     assert [float(constant(step)) for step in (0, 3, 5)] == [2.0, 2.0, 2.0]
 
 
+def test_a_schedule_may_last_longer_than_an_int_counts():
+    follow = make_schedule("cosine", peak=1.0, final=0.0, warmup=10**10, total=10**12)
+    assert float(follow(0)) == pytest.approx(1e-10) and float(follow(10**9 - 1)) == pytest.approx(0.1)
+
+
 def test_frozen_leaves_have_no_moments_and_do_not_move(params):
     optimizer = make(params, freeze=("^tower/",), weight_decay=0.5)
     got, state = run(optimizer, params, [noise(params, 1)] * 3)
@@ -129,7 +134,18 @@ def test_no_decay_replaces_the_default_rule(params):
         ({"schedule": "cosin"}, "unknown optimizer.schedule 'cosin'.*cosine, constant"),
         ({"warmup": "11 steps"}, "warmup lasts 11 steps, but the stage only 10"),
         ({"learning_rate": -0.1}, "optimizer.learning_rate must be a number from 0"),
-        ({"b2": 1.5}, "optimizer.b2 must be a number from 0 to 1; found 1.5"),
+        ({"learning_rate": float("inf")}, "optimizer.learning_rate must be a number from 0 on; found inf"),
+        ({"final_learning_rate": -1e-5}, "optimizer.final_learning_rate must be a number from 0 on; found -1e-05"),
+        ({"weight_decay": "0.1"}, "optimizer.weight_decay must be a number from 0 on; found '0.1'"),
+        ({"b1": 1.0}, "optimizer.b1 must be a number from 0 to below 1; found 1.0"),
+        ({"b2": 1.5}, "optimizer.b2 must be a number from 0 to below 1; found 1.5"),
+        ({"eps": 0.0}, "optimizer.eps must be a number above 0; found 0.0"),
+        ({"clip_norm": 0}, "optimizer.clip_norm must be a number above 0, or None for no clipping; found 0"),
+        ({"freeze": "tower"}, r"optimizer.freeze must be a list of patterns, like .*; found 'tower'"),
+        ({"no_decay": "bias"}, r"optimizer.no_decay must be a list of patterns, like .*; found 'bias'"),
+        ({"learning_rate_scales": ("^tower/", 0.1)}, r"must be a list of \(pattern, factor\) pairs.*'\^tower/' among"),
+        ({"learning_rate_scales": (("tower", 0.1, 2),)}, r"\(pattern, factor\) pairs.*\('tower', 0.1, 2\) among"),
+        ({"learning_rate_scales": (("tower", -1),)}, "learning_rate_scales must be a number from 0 on for 'tower'"),
     ],
 )
 def test_a_mistake_in_the_options_is_an_error(params, options, message):

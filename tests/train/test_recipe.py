@@ -72,10 +72,12 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("section", "value", "message"), UNKNOWN)
 def test_an_unknown_name_stops_a_run_before_it_leaves_a_trace(stage_config, tmp_path, section, value, message):
-    config = {"name": "tiny", "seed": 0, "stages": (stage_config(), stage_config(**{"name": "b", section: value}))}
-    with pytest.raises(ValueError, match=message):
+    data = {"name": "synthetic", "split": "train", "root": str(tmp_path / "corpus")}
+    second = {"name": "b", "data": data, section: value}
+    config = {"name": "tiny", "seed": 0, "stages": (stage_config(data=data), stage_config(**second))}
+    with pytest.raises(ValueError, match=f"stage 'b': .*{message}"):
         stages.train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_evaluations_may_not_share_a_prefix(stage_config):

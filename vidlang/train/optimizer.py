@@ -70,10 +70,17 @@ def make_optimizer(
     `params` may be abstract: only paths count. `no_decay` replaces the default rule (biases, norms, scales, positions
     and cls tokens do not decay). `learning_rate_scales` are (pattern, factor) pairs; the first that matches holds.
     """
-    _check_range("learning_rate", learning_rate, 0, math.inf)
-    _check_range("weight_decay", weight_decay, 0, math.inf)
-    _check_range("b1", b1, 0, 1)
-    _check_range("b2", b2, 0, 1)
+    for name, value in {"learning_rate": learning_rate, "final_learning_rate": final_learning_rate}.items():
+        _check_number(name, value, lambda x: x >= 0, "from 0 on")
+    _check_number("weight_decay", weight_decay, lambda x: x >= 0, "from 0 on")
+    for name, value in {"b1": b1, "b2": b2}.items():
+        _check_number(name, value, lambda x: 0 <= x < 1, "from 0 to below 1")
+    _check_number("eps", eps, lambda x: x > 0, "above 0")
+    if clip_norm is not None:
+        _check_number("clip_norm", clip_norm, lambda x: x > 0, "above 0, or None for no clipping")
+    check_patterns("optimizer.freeze", freeze)
+    check_patterns("optimizer.no_decay", () if no_decay is None else no_decay)
+    _check_scales(learning_rate_scales)
     frozen = path_mask(params, freeze, what="optimizer.freeze")
     if all(jax.tree.leaves(frozen)):
         raise ValueError(f"optimizer.freeze {tuple(freeze)} matches every parameter; nothing is left to train")
@@ -93,7 +100,6 @@ def make_optimizer(
         optax.scale_by_learning_rate(follow),
     ]
     if clip_norm is not None:
-        _check_range("clip_norm", clip_norm, 0, math.inf)
         parts.insert(0, optax.clip_by_global_norm(clip_norm))
     return Optimizer(optax.chain(*parts), follow, frozen)
 
@@ -110,13 +116,20 @@ def make_schedule(name: str, *, peak: float, final: float, warmup: int, total: i
 
     def schedule(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        climb = jnp.minimum((step + 1) / warmup, 1.0) if warmup else 1.0
+        climb = jnp.minimum((step + 1) / float(warmup), 1.0) if warmup else 1.0
         if name == "constant":
             return jnp.asarray(peak * climb, jnp.float32)
-        done = jnp.clip((step - warmup) / max(total - warmup, 1), 0.0, 1.0)
+        # As floats: an int beyond 32 bits is none that jax takes.
+        done = jnp.clip((step - float(warmup)) / float(max(total - warmup, 1)), 0.0, 1.0)
         return climb * (final + (peak - final) * 0.5 * (1 + jnp.cos(jnp.pi * done)))
 
     return schedule
+
+
+def check_patterns(what: str, patterns: Any) -> None:
+    """ValueError for a bare string: it would be taken letter by letter, and nearly every letter is found somewhere."""
+    if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"{what} must be a list of patterns, like ('bias$',); found {patterns!r}")
 
 
 def _spared(params: Any, no_decay: Sequence[str] | None) -> Any:
@@ -141,6 +154,17 @@ def _scale_each(factors: Any) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree.map(lambda u, factor: u * factor, updates, factors))
 
 
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"optimizer.{name} must be a number from {low:g} to {high:g}; found {value!r}")
+def _check_number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (number and holds(value)):
+        raise ValueError(f"optimizer.{name} must be a number {expected}; found {value!r}")
+
+
+def _check_scales(pairs: Any) -> None:
+    expected = "optimizer.learning_rate_scales must be a list of (pattern, factor) pairs, like (('^text/', 0.1),)"
+    if not isinstance(pairs, list | tuple):
+        raise ValueError(f"{expected}; found {pairs!r}")
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ValueError(f"{expected}; found {pair!r} among them")
+        _check_number("learning_rate_scales", pair[1], lambda x: x >= 0, f"from 0 on for {pair[0]!r}")

@@ -2,6 +2,7 @@
 
     workdir/config.json               the config of the run
     workdir/metrics.json              the last stage's metrics, once it is done
+    workdir/.lock                     held by the process that trains here
     workdir/0_name/checkpoints/900/   complete checkpoints
     workdir/0_name/metrics.jsonl      every step's scalars and every evaluation
     workdir/0_name/metrics.json       the stage's last metrics; written last, so it marks the stage as finished
@@ -11,24 +12,32 @@ Running the same command again goes on where the run stopped: a finished stage i
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
+import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 from vidlang.core.config import to_dict
-from vidlang.train import build
+from vidlang.train.check import check_recipe
 from vidlang.train.checkpoint import all_steps, check_same_result, stage_folders
 from vidlang.train.loop import train_stage
 from vidlang.train.recipe import Recipe, read_recipe
 from vidlang.train.signals import Interrupted, StopRequest
 
-CONFIG, METRICS = "config.json", "metrics.json"
+CONFIG, METRICS, LOCK = "config.json", "metrics.json", ".lock"
+# What flock says on a file system that has no locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def train(config: Any, workdir: str | Path) -> dict[str, float]:
@@ -37,21 +46,20 @@ def train(config: Any, workdir: str | Path) -> dict[str, float]:
         raise ValueError("the workdir is empty; name a folder for the run, as in --workdir=runs/first")
     workdir = Path(workdir).absolute()
     recipe, plain = read_recipe(config), to_dict(config)
-    for stage in recipe.stages:
-        build.check(stage)
-    _check_workdir(workdir, recipe, plain)
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / CONFIG, plain)
-    with StopRequest() as stop:
-        try:
-            for index in range(len(recipe.stages)):
-                metrics = _run_stage(recipe, index, workdir, plain, stop)
-        except Interrupted as interruption:
-            _say_goodbye(interruption)
-            raise
-    if jax.process_index() == 0:
-        write_json(workdir / METRICS, metrics)
+    check_recipe(recipe)
+    with _locked(workdir):
+        _check_workdir(workdir, recipe, plain)
+        if jax.process_index() == 0:
+            write_json(workdir / CONFIG, plain)
+        with StopRequest() as stop:
+            try:
+                for index in range(len(recipe.stages)):
+                    metrics = _run_stage(recipe, index, workdir, plain, stop)
+            except Interrupted as interruption:
+                _say_goodbye(interruption)
+                raise
+        if jax.process_index() == 0:
+            write_json(workdir / METRICS, metrics)
     return metrics
 
 
@@ -82,7 +90,7 @@ def is_finished(folder: Path) -> bool:
 
 def read_metrics(folder: Path) -> dict[str, float]:
     """The last metrics of a finished stage or run."""
-    return json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    return _read_json(folder / METRICS)
 
 
 def read_config(workdir: str | Path) -> dict[str, Any]:
@@ -90,14 +98,75 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     path = Path(workdir) / CONFIG
     if not path.is_file():
         raise ValueError(f"{workdir} is not the folder of a run: it has no {CONFIG}. Give the --workdir of a training")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read_json(path)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Written beside and renamed into place, so that nobody ever reads half a file."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, and of text that is no UTF-8
+        raise ValueError(f"{path} is not the JSON that a training writes: {error}; restore it or remove it") from error
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Makes the folder and keeps other trainings out of it; with several processes, process 0 does so for all."""
+    with contextlib.ExitStack() as stack:
+        refusal: ValueError | None = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(_lock(workdir))
+            except ValueError as error:
+                refusal = error
+        if jax.process_count() > 1:
+            refused = multihost_utils.broadcast_one_to_all(np.int32(refusal is not None))
+            if refused and refusal is None:
+                refusal = ValueError(f"process 0 could not take {workdir} for this training; it says why")
+        if refusal is not None:
+            raise refusal
+        yield
+
+
+@contextlib.contextmanager
+def _lock(workdir: Path) -> Iterator[None]:
+    """Holds workdir/.lock. The file stays: removing it would let two others each lock one of that name."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / LOCK).open("a")
+    except OSError as error:
+        found = "is a file" if workdir.is_file() else f"cannot be made or written to ({error.strerror})"
+        raise ValueError(f"{workdir} {found}; give the folder of the run as --workdir") from error
+    with lock:
+        locked = _try_lock(lock.fileno(), workdir)
+        try:
+            yield
+        finally:
+            # By hand: a child process may have got a copy of the open file, which would keep the lock.
+            if locked:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _try_lock(file: int, workdir: Path) -> bool:
+    """True when locked, False with a warning where the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"another process is training in {workdir}; wait for it, stop it, or give another --workdir"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        logging.warning("%s cannot be locked (%s): start no second training in it", workdir, error.strerror)
+        return False
+    return True
 
 
 def _check_workdir(workdir: Path, recipe: Recipe, config: Mapping[str, Any]) -> None:

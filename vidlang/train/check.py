@@ -1,0 +1,193 @@
+"""Everything that a config alone decides, tried out before any data is made or read, for all stages of a recipe.
+
+Making a corpus takes minutes and a first stage hours; a typo in the second must not wait for them. So each stage is
+built here in shapes only: its model, objective and optimizer take one step on a batch that holds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from vidlang.core.config import steps
+from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
+from vidlang.core.tree import merge
+from vidlang.data.crops import choose_crop
+from vidlang.data.frames import choose_times
+from vidlang.data.pipeline import ClipSpec
+from vidlang.train import build
+from vidlang.train.loop import build_optimizer
+from vidlang.train.optimizer import check_patterns
+from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
+from vidlang.train.step import Fields, make_train_step, pick_inputs, state_shardings
+
+# Stands for a dataset whose size nobody knows yet: so many clips that a warm-up fits into any duration in epochs.
+MANY = 10**12
+SEEDS = 2**32
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises now what training any of the stages would raise later, for all that needs no data."""
+    last = recipe.seed_of(len(recipe.stages) - 1) if _is_whole(recipe.seed) else -1
+    if not (_is_whole(recipe.seed) and 0 <= recipe.seed <= last < SEEDS):
+        raise ValueError(
+            f"seed is {recipe.seed!r}; it must be a whole number from 0 to {SEEDS - len(recipe.stages)}: each stage "
+            "adds its place to it, and 32 bits must hold the sum"
+        )
+    _check_runtime(recipe.runtime)
+    mesh = make_mesh(recipe.mesh)
+    before = None
+    with use_mesh(mesh):
+        for index, stage in enumerate(recipe.stages):
+            with _named(f"stage {stage.name!r}"):
+                build.check(stage)
+                total = _check_durations(stage)
+                spec = _check_clips(stage, mesh)
+                check_patterns("init_allow", stage.init_allow)
+                # What columns of a table are like, only the table knows.
+                params = None if spec.fields else _check_step(recipe, index, spec, total, mesh)
+                if not stage.init_from and before is not None and params is not None:
+                    _check_params_fit(params, before, recipe.stages[index - 1].name, stage.init_allow)
+            before = params
+
+
+def _check_runtime(runtime: Runtime) -> None:
+    for name, least in {"workers": 0, "eval_workers": 0, "log_every": 1}.items():
+        value = getattr(runtime, name)
+        if not _is_whole(value) or value < least:
+            raise ValueError(f"runtime.{name} must be a whole number from {least} on; found {value!r}")
+    share = runtime.max_broken_share
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise ValueError(f"runtime.max_broken_share must be a number from 0 to below 1; found {share!r}")
+
+
+def _check_durations(stage: Stage) -> int:
+    """The steps of the stage, or very many where the size of its data decides; all its durations can be read."""
+    size = stage.batch_size
+    with _named("duration"):
+        total = steps(stage.duration, batch_size=size, dataset_size=MANY)
+    if total < 1:
+        raise ValueError(f"it lasts {stage.duration!r}, which is no step; give at least one")
+    with _named("checkpoint.every"):
+        steps(stage.checkpoint.every, batch_size=size, total=total)
+    for evaluation in stage.evals:
+        with _named(f"every of {_name(evaluation)}"):
+            steps(evaluation.every, batch_size=size, total=total)
+    return total
+
+
+def _check_clips(stage: Stage, mesh: Mesh) -> ClipSpec:
+    """What a clip of the stage looks like; it and those of the evaluations can be drawn, and their batches shared."""
+    spec = build.clip_spec(stage)
+    _draw(spec, np.random.default_rng(0))
+    size = stage.batch_size
+    _check_shared(size)
+    if size % batch_ways(mesh):
+        raise ValueError(
+            f"batch_size {size} does not divide over the {batch_ways(mesh)} devices of the mesh axes data and fsdp; "
+            "choose a multiple, or another mesh"
+        )
+    if spec.pairs == "group" and size % 2:
+        raise ValueError(f"with clip.pairs 'group' half of a batch are partners, so batch_size is even; found {size}")
+    for evaluation in stage.evals:
+        with _named(_name(evaluation)):
+            _draw(build.clip_spec(stage, evaluation), None)
+            _check_shared(evaluation.batch_size)
+    return spec
+
+
+def _draw(spec: ClipSpec, rng: np.random.Generator | None) -> None:
+    """Chooses the frames of a clip that does not exist, as its rules would; evaluations draw nothing."""
+    if spec.text_length < 3:
+        raise ValueError(f"clip.text_length is {spec.text_length}; [CLS], a word and [SEP] need at least 3")
+    for name, rule in {"times": spec.times, "crop": spec.crop}.items():
+        with _named(f"clip.{name}"):
+            try:
+                if name == "times":
+                    choose_times(rng, 0.0, 1.0, spec.frames, **rule)
+                else:
+                    choose_crop(rng, 64, 64, **rule)
+            except (TypeError, IndexError) as error:  # an option of another kind than the rule computes with
+                raise ValueError(f"the options {dict(rule)} cannot be used: {error}") from error
+
+
+def _check_shared(batch_size: int) -> None:
+    if batch_size % (processes := jax.process_count()):
+        raise ValueError(f"batch_size {batch_size} does not divide over {processes} processes; choose a multiple")
+
+
+def _fields(size: int, spec: ClipSpec) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `build.batch_fields` will find, for clips without columns of their own."""
+    return {
+        "video_BTHWC": jax.ShapeDtypeStruct((size, spec.frames, spec.size, spec.size, 3), np.uint8),
+        "text_BL": jax.ShapeDtypeStruct((size, spec.text_length), np.int32),
+        "index_B": jax.ShapeDtypeStruct((size,), np.int32),
+    }
+
+
+def _check_step(recipe: Recipe, index: int, spec: ClipSpec, total: int, mesh: Mesh) -> Any:
+    """The parameters as shapes, after one step and a look at the clips of each evaluation, all in shapes."""
+    stage = recipe.stages[index]
+    fields = _fields(stage.batch_size, spec)
+    model, (objective, options) = build.model(stage), build.objective(stage)
+    optimizer = build_optimizer(model, fields, stage, total)
+    state, _ = state_shardings(model, optimizer, fields, mesh)
+    step = make_train_step(model, optimizer, objective, options, dials=build.dials(stage), seed=recipe.seed_of(index))
+    jax.eval_shape(step, state, fields)
+    for evaluation in stage.evals:
+        other = build.clip_spec(stage, evaluation)
+        if any(getattr(other, name) != getattr(spec, name) for name in ("frames", "size", "text_length")):
+            with _named(_name(evaluation)):
+                _check_call(model, state.params, _fields(stage.batch_size, other))
+    return state.params
+
+
+def _check_call(model: nn.Module, params: Any, fields: Fields) -> None:
+    """Raises when the model, with the parameters it was made with, cannot take these clips."""
+    jax.eval_shape(
+        lambda params, batch: model.apply({"params": params}, *pick_inputs(model, batch), train=False), params, fields
+    )
+
+
+def _check_params_fit(params: Any, before: Any, name: str, allow: tuple[str, ...]) -> None:
+    """Raises what taking the parameters of the stage before would raise at its end."""
+    reports = []
+
+    def take(target: Any, source: Any) -> Any:
+        merged, report = merge(target, source)
+        reports.append(report)
+        return merged
+
+    jax.eval_shape(take, params, before)
+    try:
+        reports[0].raise_unless(allow)
+    except ValueError as error:
+        raise ValueError(
+            f"what stage {name!r} trains does not fit this stage's model: {error}; such patterns go into the stage's "
+            "init_allow"
+        ) from None
+
+
+def _name(evaluation: Evaluation) -> str:
+    return f"the evaluation {evaluation.prefix}/{evaluation.name}"
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Says where in the config a mistake is; of an error that is none of the user's, a note says it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except Exception as error:
+        error.add_note(f"while checking {where}")
+        raise
