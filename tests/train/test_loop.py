@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -12,6 +13,7 @@ from vidlang.core.sharding import make_mesh
 from vidlang.core.tree import flatten_paths
 from vidlang.train import build, stages
 from vidlang.train.checkpoint import all_steps, restore_params
+from vidlang.train.predict import Evaluations
 from vidlang.train.signals import Interrupted
 
 
@@ -202,3 +204,105 @@ def test_the_best_is_saved_when_it_is_found_and_kept_besides_the_last(recipe, tm
     config = recipe(duration="5 steps", evals=evals, checkpoint={"every": "3 steps", "keep": 1, "best": "val/t2v_r1"})
     stages.train(config, tmp_path)
     assert all_steps(tmp_path / "0_short") == [2, 5]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Evaluations give these metrics one after the other; an exception is raised."""
+    from vidlang.evals import retrieval
+
+    def script(*results):
+        left = iter(results)
+
+        def run(self, params):
+            result = next(left)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setattr(retrieval.Evaluator, "run", run)
+
+    return script
+
+
+def evals_of(recipe, *changes):
+    """The recipe's evaluation, once for each of these changes to it."""
+    (evaluation,) = recipe()["stages"][0]["evals"]
+    return tuple({**evaluation, **change} for change in changes)
+
+
+def test_another_evaluation_may_have_its_own_steps(recipe, tmp_path, scripted):
+    evals = evals_of(recipe, {"every": "3 steps"}, {"every": "1 step", "prefix": "order"})
+    order = {"accuracy": 0.5}
+    scripted(order, order, {"t2v_r1": 0.9}, order, {"t2v_r1": 0.1}, order)
+    checkpoint = {"every": "1 step", "keep": 1, "best": "val/t2v_r1"}
+    metrics = stages.train(recipe(evals=evals, checkpoint=checkpoint), tmp_path)
+    assert metrics["val/t2v_r1"] == 0.1 and metrics["order/accuracy"] == 0.5
+    assert all_steps(tmp_path / "0_short") == [3, 4]
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_a_typo_in_best_is_told_by_the_first_evaluation(recipe, tmp_path, scripted, at_start):
+    scripted({"t2v_r1": 0.9})
+    evals = evals_of(recipe, {"at_start": at_start})
+    checkpoint = {"every": "2 steps", "best": "val/t2v_r11"}
+    with pytest.raises(ValueError, match="best is 'val/t2v_r11', but that evaluation gives: val/t2v_r1$"):
+        stages.train(recipe(evals=evals, checkpoint=checkpoint), tmp_path)
+    assert all_steps(tmp_path / "0_short") == []
+    steps = [record["step"] for record in read_history(tmp_path / "0_short/metrics.jsonl") if "val/t2v_r1" in record]
+    assert steps == [0 if at_start else 2]
+
+
+def test_the_best_is_known_where_a_signal_came_before_its_evaluation(
+    recipe, tmp_path, scripted, signal_at, monkeypatch
+):
+    config = recipe(checkpoint={"every": "4 steps", "keep": 1, "best": "val/t2v_r1"})
+    with monkeypatch.context(), pytest.raises(Interrupted):
+        signal_at(1)
+        stages.train(config, tmp_path)
+    monkeypatch.undo()
+    assert all_steps(tmp_path / "0_short") == [2]
+    scripted({"t2v_r1": 0.9}, {"t2v_r1": 0.1})
+    stages.train(config, tmp_path)
+    assert all_steps(tmp_path / "0_short") == [2, 4]
+
+
+def test_an_evaluation_that_fails_loses_no_training(whole, recipe, tmp_path, scripted, monkeypatch):
+    config = recipe(checkpoint={"every": "4 steps"}, evals=evals_of(recipe, {"at_start": True}))
+    scripted(OSError("gone"))
+    with pytest.raises(RuntimeError, match="at step 0 failed: OSError: gone"):
+        stages.train(config, tmp_path)
+    assert all_steps(tmp_path / "0_short") == []
+    scripted({"t2v_r1": 0.9}, ValueError("no such clip"))
+    with pytest.raises(ValueError, match="val/retrieval at step 2: no such clip"):
+        stages.train(config, tmp_path)
+    assert all_steps(tmp_path / "0_short") == [2]
+    monkeypatch.undo()
+    assert stages.train(config, tmp_path) == whole[1]
+    assert_same(params_of(tmp_path / "0_short", 4), params_of(whole[0], 4))
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_damaged_note_is_a_damaged_checkpoint(whole, recipe, tmp_path, newest):
+    folder = tmp_path / "0_short"
+    shutil.copytree(whole[0].parent, tmp_path, dirs_exist_ok=True)
+    (folder / "metrics.json").unlink()
+    for step in (4,) if newest else (2, 4):
+        (folder / f"checkpoints/{step}/note/metadata").write_text("{")
+    if newest:
+        assert stages.train(recipe(), tmp_path) == whole[1]
+        assert (folder / "unreadable_checkpoints" / "4").is_dir()
+    else:
+        with pytest.raises(ValueError, match="none of the checkpoints in .* can be read. Restore one"):
+            stages.train(recipe(), tmp_path)
+
+
+def test_a_signal_ends_the_run_at_once_while_evaluations_are_prepared(recipe, tmp_path, monkeypatch, capfd):
+    def prepare(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(Evaluations, "prepare", prepare)
+    with pytest.raises(Interrupted):
+        stages.train(recipe(), tmp_path)
+    assert "at step 0 of 4 in stage 'short', while its evaluations were prepared" in capfd.readouterr().err

@@ -1,7 +1,8 @@
 """Checkpoints: saved in the background, restored onto any mesh, and never trusted blindly.
 
 A checkpoint holds the parameters, the rest of the training state, and a note: the config, the fingerprint of the part
-of it that decides results, and the shapes of a batch, so that the model can be rebuilt without its data. A checkpoint
+of it that decides results, and the shapes of a batch, so that the model can be rebuilt without its data; also the
+metrics of an evaluation of this very state, where there was one and `checkpoint.best` is among them. A checkpoint
 that cannot be read is set aside with a warning and the one before it is used; half-written ones are never seen, because
 a checkpoint gets its name only when it is complete.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from vidlang.train.recipe import CheckpointPlan, result_config
 from vidlang.train.step import TrainState
 
 FOLDER = "checkpoints"
+# Items of a checkpoint, folders in its own; the JSON ones are a file "metadata" in there.
+NOTE, METRICS = "note", "metrics_of_best"
 
 
 class Checkpoints:
@@ -37,7 +42,12 @@ class Checkpoints:
         """`note` is what `make_note` gives; it is kept in every checkpoint."""
         self.folder = Path(stage_folder).absolute() / FOLDER
         self._plan, self._note = plan, dict(note)
-        self._manager = _open(self.folder, plan)
+        self._manager = _open(self.folder, _KeepLatestAndBest(plan.keep, self._best_of))
+        self._scores: dict[int, float] = {}
+        for step in self._manager.all_steps():
+            if (score := self._read_score(step)) is not None:
+                self._scores[step] = score
+        self._started: int | None = None
 
     @property
     def latest(self) -> int | None:
@@ -45,28 +55,43 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
-        """Starts saving in the background; once per step. `metrics` are those of an evaluation of this very state."""
+        """Starts saving in the background; once per step. `metrics` are those of an evaluation of this very state.
+
+        A step that was saved before its evaluation only gets the metrics, when they come.
+        """
+        score = self._score(metrics)
         if step in self._manager.all_steps():
+            if score is not None and step not in self._scores:
+                self._add_metrics(step, metrics or {}, score)
             return
         items = {
             "params": ocp.args.StandardSave(state.params),
             "rest": ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            "note": ocp.args.JsonSave(self._note),
+            NOTE: ocp.args.JsonSave(self._note),
         }
+        self._scores.pop(step, None)
+        if score is not None:
+            items[METRICS] = ocp.args.JsonSave(dict(metrics or {}))
+        with self._explained():
+            # Here, so that what went wrong with the save before is not blamed on this one.
+            self._manager.wait_until_finished()
+            self._started = step
+            if score is not None:
+                self._scores[step] = score
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def check_best(self, metrics: Mapping[str, float]) -> None:
+        """ValueError when the evaluation that should give the metric `best` ran, and has no such metric."""
         best = self._plan.best
-        if best and metrics and best not in metrics:
-            raise ValueError(f"checkpoint.best is {best!r}, but the evaluations gave: {', '.join(metrics)}")
-        kept = {name: float(value) for name, value in metrics.items()} if best and metrics else None
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=kept, force=True)
+        found = [name for name in metrics if name.split("/")[0] == best.split("/")[0]]
+        if best and found and best not in metrics:
+            raise ValueError(f"checkpoint.best is {best!r}, but that evaluation gives: {', '.join(found)}")
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
-        """Is this evaluation better than that of every checkpoint kept?"""
-        best = self._plan.best
-        if not best or best not in metrics:
-            return False
-        sign = 1 if self._plan.best_mode == "max" else -1
-        known = (self._manager.metrics(step) for step in self._manager.all_steps())
-        return all(sign * metrics[best] > sign * values[best] for values in known if values)
+        """Is this evaluation better than that of every checkpoint kept? What is no finite number never is."""
+        score = self._score(metrics)
+        known = (self._scores[step] for step in self._manager.all_steps() if step in self._scores)
+        return score is not None and all(score > other for other in known)
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read, laid out as `abstract` says; None where there is no checkpoint."""
@@ -82,21 +107,73 @@ class Checkpoints:
             self._set_aside([found for found in self._manager.all_steps() if found > step])
             return state
         if failures:
-            raise ValueError(
-                f"none of the checkpoints in {self.folder} can be read. Restore one from a backup, or remove the "
-                f"folder to start this stage again. {'; '.join(failures)}"
-            )
+            raise ValueError(_none_readable(self.folder, failures))
         return None
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything saved is on disk; OSError when it could not be written."""
+        with self._explained():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and frees the background threads."""
-        self._manager.close()
+        with self._explained():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A save that failed, in one sentence; one in the background shows when the next begins or is waited for."""
+        try:
+            yield
+        except Exception as error:
+            # As in `restore`: what Orbax raises has no common class.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            complete = all_steps(self.folder.parent)
+            last = f"the last complete checkpoint is step {complete[-1]}" if complete else "there is no checkpoint yet"
+            raise OSError(
+                f"could not save step {self._started} to {self.folder}: {reason}; "
+                f"{shutil.disk_usage(self.folder).free / 1e6:,.0f} MB free there; {last}"
+            ) from error
+
+    def _score(self, metrics: Mapping[str, Any] | None) -> float | None:
+        """How good these metrics are, more is better; None without a finite value of `best`."""
+        value = (metrics or {}).get(self._plan.best)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return float(value if self._plan.best_mode == "max" else -value)
+
+    def _read_score(self, step: int) -> float | None:
+        path = self.folder / str(step) / METRICS / "metadata"
+        if not self._plan.best or not path.is_file():
+            return None
+        try:
+            return self._score(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError) as error:
+            logging.warning("%s cannot be read, so step %s does not count as the best (%s)", path, step, error)
+            return None
+
+    def _best_of(self, steps: Sequence[int]) -> int | None:
+        """The best of these steps, the newer of equals."""
+        known = [step for step in steps if step in self._scores]
+        return max(known, key=lambda step: (self._scores[step], step), default=None)
+
+    def _add_metrics(self, step: int, metrics: Mapping[str, float], score: float) -> None:
+        """Puts metrics into a checkpoint that is complete; the file gets its name when it is written."""
+        self.wait()
+        self._started, folder = step, self.folder / str(step) / METRICS
+        if jax.process_index() == 0:
+            with self._explained():
+                folder.mkdir(exist_ok=True)
+                temporary = folder / "metadata.tmp"
+                temporary.write_text(json.dumps(dict(metrics)), encoding="utf-8")
+                temporary.replace(folder / "metadata")
+        self._scores[step] = score
 
     def _read(self, step: int, abstract: TrainState) -> TrainState:
+        read_note(self.folder.parent, step)
         rest = {"step": abstract.step, "opt_state": abstract.opt_state}
         args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract.params), rest=ocp.args.StandardRestore(rest))
         found = self._manager.restore(step, args=args)
@@ -138,10 +215,10 @@ def fields_of(note: Mapping[str, Any], batch_size: int) -> dict[str, jax.ShapeDt
 
 def check_same_result(stage_folder: Path, config: Mapping[str, Any], index: int) -> None:
     """ValueError when the checkpoints here come from a config that would have computed something else."""
-    steps = all_steps(stage_folder)
-    if not steps:
+    step = newest_readable(stage_folder)
+    if step is None:
         return
-    note = read_note(stage_folder, steps[-1])
+    note = read_note(stage_folder, step)
     if note["fingerprint"] == fingerprint(result_config(config, index)):
         return
     before, now = (json.loads(json.dumps(result_config(c, index))) for c in (note["config"], config))
@@ -159,11 +236,30 @@ def all_steps(stage_folder: Path) -> list[int]:
 
 def read_note(stage_folder: Path, step: int) -> dict[str, Any]:
     """The note of one checkpoint."""
-    path = Path(stage_folder) / FOLDER / str(step) / "note" / "metadata"
+    path = Path(stage_folder) / FOLDER / str(step) / NOTE / "metadata"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        if lacks := {"config", "stage", "fingerprint", "fields"}.difference(note):
+            raise ValueError(f"{path} lacks {', '.join(sorted(lacks))}")
+        return note
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path.parent.parent} is no readable checkpoint of a vidlang run: {error}") from error
+
+
+def newest_readable(stage_folder: Path) -> int | None:
+    """Step of the newest checkpoint whose note can be read; None without checkpoints, ValueError if none can."""
+    failures: list[str] = []
+    for step in reversed(all_steps(stage_folder)):
+        try:
+            read_note(stage_folder, step)
+        except ValueError as error:
+            logging.warning("%s; looking at the checkpoint before", error)
+            failures.append(str(error))
+            continue
+        return step
+    if failures:
+        raise ValueError(_none_readable(Path(stage_folder) / FOLDER, failures))
+    return None
 
 
 def restore_params(stage_folder: Path, step: int, mesh: Mesh, like: Any = None) -> Any:
@@ -180,15 +276,13 @@ def restore_params(stage_folder: Path, step: int, mesh: Mesh, like: Any = None) 
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=wanted.sharding)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
 
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    handlers = {"params": ocp.StandardCheckpointHandler()}
     try:
-        with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
-            metadata = manager.item_metadata(step)["params"].tree
-            names = iter(flatten_paths(metadata))
-            abstract = jax.tree.map(lambda leaf: describe(next(names), leaf), metadata)
-            args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
-            return manager.restore(step, args=args)["params"]
+        # Not a CheckpointManager, which warns of every item that it is not asked for.
+        handler = ocp.StandardCheckpointHandler()
+        metadata = handler.metadata(folder / str(step) / "params").tree
+        names = iter(flatten_paths(metadata))
+        abstract = jax.tree.map(lambda leaf: describe(next(names), leaf), metadata)
+        return handler.restore(folder / str(step) / "params", args=ocp.args.StandardRestore(abstract))
     except Exception as error:
         # As in Checkpoints.restore: a damaged file can raise anything.
         raise ValueError(f"the parameters in {folder / str(step)} cannot be read: {error}") from error
@@ -204,8 +298,8 @@ def find_checkpoint(path: str | Path) -> tuple[Path, int]:
     if found.name == FOLDER:
         found = found.parent
     for stage in [found, *reversed(stage_folders(found))]:
-        if steps := all_steps(stage):
-            return stage, steps[-1]
+        if (step := newest_readable(stage)) is not None:
+            return stage, step
     raise ValueError(f"there is no complete checkpoint in {path}; has the run saved one yet?")
 
 
@@ -217,26 +311,39 @@ def stage_folders(workdir: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def opened(checkpoints: Checkpoints) -> Iterator[Checkpoints]:
-    """Closes the checkpoints at the end, whatever happens."""
+    """Closes the checkpoints at the end, whatever happens; an error from in here is not hidden by one of closing."""
     try:
         yield checkpoints
-    finally:
-        checkpoints.close()
+    except BaseException:
+        try:
+            checkpoints.close()
+        except OSError as error:
+            logging.warning("%s", error)
+        raise
+    checkpoints.close()
 
 
-def _open(folder: Path, plan: CheckpointPlan) -> ocp.CheckpointManager:
-    policies: list[Any] = [ocp_managers.LatestN(plan.keep)]
-    if plan.best:
-        best = ocp_managers.BestN(
-            get_metric_fn=lambda metrics: metrics[plan.best],
-            reverse=plan.best_mode == "min",
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        policies.append(best)
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=ocp_managers.AnyPreservationPolicy(policies),
-        enable_async_checkpointing=True,
-        cleanup_tmp_directories=True,
+class _KeepLatestAndBest(ocp_managers.PreservationPolicy):
+    """Which checkpoints stay: the latest ones, and the best."""
+
+    def __init__(self, keep: int, best_of: Callable[[Sequence[int]], int | None]) -> None:
+        self._keep, self._best_of = keep, best_of
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        steps = [info.step for info in checkpoints]
+        kept = {*sorted(steps)[-self._keep :], self._best_of(steps)}
+        return [step in kept for step in steps]
+
+
+def _none_readable(folder: Path, failures: list[str]) -> str:
+    return (
+        f"none of the checkpoints in {folder} can be read. Restore one from a backup, or remove the "
+        f"folder to start this stage again. {'; '.join(failures)}"
     )
-    return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "note"))
+
+
+def _open(folder: Path, policy: _KeepLatestAndBest) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy, enable_async_checkpointing=True, cleanup_tmp_directories=True
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", NOTE, METRICS))

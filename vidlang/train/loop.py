@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def train_stage(
         writer.say(f"compiled the step in {time.monotonic() - began:.1f} s")
 
         evaluations = Evaluations(stage, Predict(model, mesh, before=stop.leave_evaluation), runtime, total=total)
-        evaluations.prepare()
+        with stop.at_once(f"step {start} of {total} in stage {stage.name!r}, while its evaluations were prepared"):
+            evaluations.prepare()
         save_every = steps(stage.checkpoint.every, batch_size=stage.batch_size, total=total)
         broken = BrokenClips(clips, runtime.max_broken_share)
         meter = Meter(writer, stage)
@@ -104,9 +105,11 @@ def train_stage(
                 meter.flush(checkpoints.latest)
             if evaluate and not signum:
                 try:
-                    metrics = evaluations.run(evaluate, state.params, step)
+                    with saved_if_it_fails(checkpoints, step, state, worth=step > start):
+                        metrics = evaluations.run(evaluate, state.params, step)
                     writer.write(step, metrics)
                     writer.say(show_metrics(step, metrics))
+                    checkpoints.check_best(metrics)
                 except EvaluationLeft:
                     signum = stop.agreed()
             if save or signum or checkpoints.improves(metrics):
@@ -130,6 +133,21 @@ def train_stage(
 
         checkpoints.wait()
         return {**last_train_scalars(folder), **metrics}
+
+
+@contextlib.contextmanager
+def saved_if_it_fails(checkpoints: Checkpoints, step: int, state: TrainState, *, worth: bool) -> Iterator[None]:
+    """An error in here loses no training: the state, where it is `worth` it, is on disk before the error goes on.
+
+    Several processes cannot agree that one of them failed, and would wait for each other; they only keep older saves.
+    """
+    try:
+        yield
+    except Exception:
+        if worth and jax.process_count() == 1:
+            checkpoints.save(step, state)
+            checkpoints.wait()
+        raise
 
 
 def build_optimizer(model: nn.Module, fields: Fields, stage: Stage, total: int) -> Optimizer:
