@@ -3,8 +3,11 @@
 A traceback is for our mistakes, a sentence is for the user's. `--verbosity=1` prints the traceback as well.
 """
 
+import functools
 import logging as std_logging
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -15,9 +18,12 @@ USER_ERRORS = (ValueError, OSError, FloatingPointError)
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(main: Callable[[list[str]], object]) -> None:
-    """Parses the flags, calls `main(argv)` and leaves the process with its exit code."""
-    app.run(_guarded(main), flags_parser=_parse)
+def run(main: Callable[[list[str]], object], *, default_config: Path | None = None) -> None:
+    """Parses the flags, calls `main(argv)` and leaves the process with its exit code.
+
+    A default of the flag itself would be read, and fail, before anything here could answer.
+    """
+    app.run(_guarded(main), flags_parser=functools.partial(_parse, default_config=default_config))
 
 
 class OwnNews(std_logging.Filter):
@@ -47,20 +53,78 @@ def _guarded(main: Callable[[list[str]], object]) -> Callable[[list[str]], None]
     return guarded
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; a config file is read here, so its overrides fail here too."""
+def _parse(argv: list[str], default_config: Path | None = None) -> list[str]:
+    """Parses the flags; a config file is read here, so its mistakes and those of its overrides end here too."""
+    given = [i for i, argument in enumerate(argv) if re.fullmatch(r"--?config(=.*)?", argument, re.DOTALL)]
+    if not given and default_config is not None:
+        argv, given = [argv[0], f"--config={default_config}", *argv[1:]], [1]
+    config = None
+    if given and "config" in flags.FLAGS:
+        last = argv[given[-1]]
+        value = last.split("=", 1)[1] if "=" in last else "".join(argv[given[-1] + 1 : given[-1] + 2])
+        config = _readable(value.split(":", 1)[0])
     try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        # ml_collections puts the traceback of a config file that raises into its message: the last line is the reason.
-        _leave(str(error).strip().splitlines()[-1])
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
-        if not any(argument.lstrip("-").startswith("config.") for argument in argv):
-            raise  # a mistake inside the config file: its traceback is what helps
+        rest = flags.FLAGS(argv)
+        if config:
+            getattr(flags.FLAGS["config"].value, "lock", None)  # raises where reading a file failed inside the config
+        return rest
+    except Exception as error:
+        # Flags are read one by one, so --verbosity may not have been reached.
+        if re.search(r"(^|\s)--?(v|verbosity)[=\s][1-9]", " ".join(argv)):
+            logging.set_verbosity(logging.DEBUG)
+        reason = _config_reason(error, config) if config else None
+        reason = reason or _override_reason(error, argv)
+        if reason is None and not isinstance(error, (*USER_ERRORS, flags.Error)):
+            raise  # our mistake
+        _leave(reason or str(error).strip().splitlines()[-1])
+
+
+def _readable(path: str) -> str:
+    """The path of a config file that can be opened; flags alone would notice only when the config is first used."""
+    try:
+        with open(path, encoding="utf-8"):
+            return path
+    except OSError as error:
+        _leave(f"The config file cannot be read: {error.strerror}: {path!r}")
+
+
+def _config_reason(error: BaseException, config: str) -> str | None:
+    """Where and why a config file failed; None when the error came from elsewhere.
+
+    Flags wrap what a config raises, some of it twice: the first error of the chain is the reason.
+    """
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
+    for each in reversed(chain):
+        if isinstance(each, SyntaxError) and each.filename and Path(each.filename).resolve() == Path(config).resolve():
+            return f"{config}, line {each.lineno}: {each.msg}"
+        if isinstance(each, AttributeError) and str(each).endswith("has no attribute 'get_config'"):
+            return f"{config} has no get_config(), the function that returns the config"
+        frames = traceback.extract_tb(each.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(config).resolve()]
+        if lines:
+            return f"{config}, line {lines[-1]}: {type(each).__name__}: {' '.join(str(each).split())}"
+    return None
+
+
+def _override_reason(error: Exception, argv: list[str]) -> str | None:
+    """What is wrong with an override like --config.seed=1; None when there is none, or it says so itself."""
+    overrides = [argument.split("=", 1)[0] for argument in argv if re.match(r"--?(no)?config\.", argument)]
+    if not overrides:
+        return None
+    section = re.search(r"(--?config\.\S+?)=.*Failed to parse .* as a ConfigDict", str(error), re.DOTALL)
+    if section:
+        name = section[1]
+        all_of_it = f"{name}=\"{{'key': 1}}\""
+        return f"{name} is a section of keys; give one of them, as in {name}.KEY=..., or all, as in {all_of_it}"
+    indexed = " or ".join(override for override in overrides if "[" in override)
+    if isinstance(error, IndexError) and indexed:
+        return f"The override {indexed} names nothing in the config: the list has fewer items ({error})"
+    if isinstance(error, AttributeError | KeyError | TypeError):
         reason = str(error).replace("\n", " ").replace("\\n", " ").strip("\"'").replace("\\'", "'")
-        _leave(f"An override --config.… names nothing in the config: {reason}")
-    except USER_ERRORS as error:
-        _leave(_sentence(error))
+        return f"An override --config.… names nothing in the config: {reason}"
+    return None
 
 
 def _sentence(error: Exception) -> str:

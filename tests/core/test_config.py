@@ -1,7 +1,19 @@
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import flax.linen as nn
 import ml_collections
 import pytest
 
 from vidlang.core import config
+
+if TYPE_CHECKING:
+    from nowhere import Unknown
 
 
 def test_durations_mean_steps():
@@ -44,6 +56,125 @@ def test_call_checks_keys_against_the_signature():
         config.call(function, {}, what="model", secret=1)
     with pytest.raises(ValueError, match="unknown key 'secret'"):
         config.call(function, {"width": 1, "secret": 2}, what="model", secret=1)
+
+
+def a_function(
+    whole: int = 1,
+    number: float = 1.0,
+    text: str = "",
+    flag: bool = False,
+    maybe: int | None = 1,
+    either: int | str = 1,
+    pair: tuple[int, int] = (1, 1),
+    items: Sequence[str] = (),
+    section: Mapping[str, Any] | None = None,
+    own: Annotated[Mapping[str, Any] | None, "a rule such as {'name': 'x'}"] = None,
+    anything: Any = 0,
+    unresolved: Unknown | None = None,
+    late: int = None,
+):
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class ADataclass:
+    unresolved: Unknown | None = None
+    whole: int = 1
+    number: float = 1.0
+    text: str = ""
+    flag: bool = False
+    maybe: int | None = 1
+    either: int | str = 1
+
+
+class AModule(nn.Module):
+    whole: int = 1
+    number: float = 1.0
+    pair: tuple[int, int] = (1, 1)
+    items: Sequence[str] = ()
+    section: Mapping[str, Any] | None = None
+
+
+class Heir(AModule):
+    more: int = 1
+
+
+class AClass:
+    def __init__(self, whole: int = 1, text: str = "", flag: bool = False):
+        pass
+
+    def method(self, whole: int = 1, number: float = 1.0, items: Sequence[str] = ()):
+        pass
+
+
+CALLABLES = [a_function, ADataclass, AModule, Heir, AClass, AClass().method]
+WRONG = [
+    ("whole", "64", "a whole number"),
+    ("whole", True, "a whole number"),
+    ("whole", 1.5, "a whole number"),
+    ("whole", None, "a whole number"),
+    ("number", "0.1", "a number"),
+    ("number", False, "a number"),
+    ("text", 3, "a text"),
+    ("flag", "no", "true or false"),
+    ("flag", 0, "true or false"),
+    ("maybe", "1", "a whole number or None"),
+    ("either", 1.5, "a whole number or a text"),
+    ("pair", "16", "a list"),
+    ("pair", 16, "a list"),
+    ("items", "bias", "a list"),
+    ("items", {"bias": 1}, "a list"),
+    ("section", "x", "a section of keys or None"),
+    ("section", (1, 2), "a section of keys or None"),
+    ("own", "x", "a rule such as {'name': 'x'}"),
+]
+RIGHT = [
+    ("whole", 64),
+    ("number", 1),
+    ("number", 0.5),
+    ("text", "x"),
+    ("flag", True),
+    ("maybe", None),
+    ("either", "x"),
+    ("pair", [1, 2]),
+    ("items", ()),
+    ("section", ml_collections.ConfigDict()),
+    ("own", {"name": "y"}),
+    ("anything", "whatever"),
+    ("unresolved", "whatever"),
+    ("late", None),
+]
+
+
+def takers(key):
+    return [function for function in CALLABLES if key in inspect.signature(function).parameters]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), WRONG)
+def test_a_value_of_another_type_is_named(key, value, words):
+    assert len(takers(key)) >= (1 if key == "own" else 2)
+    for function in takers(key):
+        with pytest.raises(ValueError) as error:
+            config.call(function, {key: value}, what="model")
+        assert str(error.value) == f"model.{key} must be {words}; found {value!r}"
+
+
+@pytest.mark.parametrize(("key", "value"), RIGHT)
+def test_a_value_of_the_right_type_passes(key, value):
+    assert takers(key)
+    for function in takers(key):
+        config.call(function, {key: value}, what="model")
+
+
+def test_types_are_checked_for_what_a_config_gives_only():
+    config.call(a_function, {}, what="model", whole="the code knows what it does")
+    with pytest.raises(ValueError, match=r"^whole of options of an evaluation must be a whole number; found 'x'"):
+        config.check_keys(a_function, {"whole": "x"}, what="options of an evaluation", extra=())
+
+
+def test_paths_become_texts():
+    assert config.to_dict({"root": Path("a") / "b"}) == {"root": "a/b"}
+    assert config.fingerprint({"root": Path("a")}) == config.fingerprint({"root": "a"})
 
 
 def test_to_dict_reaches_configs_inside_tuples():

@@ -74,5 +74,5 @@ def test_a_terminal_rewrites_one_line_and_a_log_gets_plain_ones():
 def test_numbers_and_times_read_well():
     assert metrics.format_number(0.123456) == "0.1235"
     assert metrics.format_number(30.0) == "30"
-    assert metrics.format_number(float("nan")) == "nan"
+    assert [metrics.format_number(float(word)) for word in ("nan", "inf", "-inf")] == ["nan", "inf", "-inf"]
     assert [metrics.format_seconds(s) for s in (45, 200, 3720, float("nan"))] == ["45s", "3m20s", "1h02m", "?"]

@@ -30,6 +30,11 @@ def test_a_rule_that_matches_nothing_is_an_error(params):
         tree.path_mask(params, ["("])
 
 
+def test_a_text_is_no_list_of_patterns(params):
+    with pytest.raises(ValueError, match=r"^freeze: give a list of patterns, as in \['bias'\]"):
+        tree.path_mask(params, "bias", what="freeze")
+
+
 def test_merge_reports_every_leaf(params):
     source = {
         "encoder": {"layers": {"kernel": np.full((2, 3), 7.0), "extra": np.ones(1)}},

@@ -12,12 +12,26 @@ import importlib
 import inspect
 import json
 import math
+import os
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+import sys
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 EXTENSION_FOLDERS = ("models", "objectives", "datasets", "evals")
+
+# What a config may give where code asks for these types, and how an error calls it.
+SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a text"),
+    bool: ((bool,), "true or false"),
+    type(None): ((type(None),), "None"),
+}
 
 
 def extension_names(kind: str) -> list[str]:
@@ -56,20 +70,101 @@ def call(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what: str, 
 
 
 def check_keys(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what: str, extra: Iterable[str]) -> None:
-    """Raises what `call` would raise about the keys of `kwargs`; `extra` names what the code will supply."""
+    """Raises what `call` would raise about `kwargs` and their types; `extra` names what the code will supply."""
+    if not is_section(kwargs):
+        raise ValueError(f"{what} must be a section of keys; found {kwargs!r}")
     extra = set(extra)
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     # Linen adds `parent` and `name` to every module's constructor; no config sets them.
     valid = [p.name for p in named if p.name not in extra and p.name not in ("self", "parent", "name")]
+    takes = f"it takes: {', '.join(valid)}" if valid else "it takes no keys"
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for key in kwargs:
             if key not in valid:
                 hint = did_you_mean(key, valid)
-                raise ValueError(f"{what} has an unknown key {key!r}{hint}; it takes: {', '.join(valid)}")
+                raise ValueError(f"{what} has an unknown key {key!r}{hint}; {takes}")
     missing = [p.name for p in named if p.default is p.empty and p.name in valid and p.name not in kwargs]
     if missing:
-        raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}; it takes: {', '.join(valid)}")
+        raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}; {takes}")
+    for p in named:
+        if p.name in kwargs and p.name in valid and not (kwargs[p.name] is None and p.default is None):
+            _check_type(function, p.name, kwargs[p.name], what)
+
+
+def is_section(value: Any) -> bool:
+    """Whether a config value holds keys: a mapping, or a ConfigDict, which does not call itself one."""
+    return isinstance(value, Mapping) or (hasattr(value, "keys") and hasattr(value, "__getitem__"))
+
+
+def _check_type(function: Callable[..., Any], key: str, value: Any, what: str) -> None:
+    hint = _type_hint(function, key)
+    if not _fits(value, hint):
+        place = f"{key} of {what}" if " " in what else f"{what}.{key}"
+        raise ValueError(f"{place} must be {_words(hint)}; found {value!r}")
+
+
+def _type_hint(function: Callable[..., Any], key: str) -> Any:
+    """The type that `function` asks of one argument; Any where there is no annotation or it has no meaning here.
+
+    Annotations are resolved one at a time: a name imported for the type checker only must not switch off the others.
+    """
+    owners: list[tuple[Any, dict[str, Any]]]
+    if isinstance(function, type) and is_dataclass(function):  # Linen modules are dataclasses
+        owners = [(kind, vars(sys.modules[kind.__module__])) for kind in function.__mro__ if kind is not object]
+    else:
+        plain = inspect.unwrap(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
+        owners = [(plain, getattr(plain, "__globals__", {}))] if hasattr(plain, "__annotations__") else []
+    for owner, names in owners:
+        annotations = inspect.get_annotations(owner)
+        if key in annotations:
+            one = SimpleNamespace(__annotations__={key: annotations[key]})
+            try:
+                return typing.get_type_hints(one, names, include_extras=True)[key]
+            except (NameError, AttributeError, TypeError, SyntaxError):
+                return Any
+    return Any
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a config value is what a type asks for; a type that no config can write is not checked."""
+    if hint in SCALARS:
+        kinds, _ = SCALARS[hint]
+        return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+    origin = typing.get_origin(hint) or hint
+    if origin is typing.Annotated:
+        return _fits(value, typing.get_args(hint)[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if _holds_keys(origin):
+        return is_section(value)
+    if _holds_items(origin):
+        scalar = isinstance(value, str | bytes | int | float) or value is None
+        return not scalar and not is_section(value)
+    return True
+
+
+def _words(hint: Any) -> str:
+    """How an error calls a type; a text inside Annotated is the argument's own words."""
+    origin = typing.get_origin(hint) or hint
+    if origin is typing.Annotated:
+        own = [note for note in typing.get_args(hint)[1:] if isinstance(note, str)]
+        return own[0] if own else _words(typing.get_args(hint)[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_words(option) for option in typing.get_args(hint)))
+    if hint in SCALARS:
+        return SCALARS[hint][1]
+    return "a section of keys" if _holds_keys(origin) else "a list"
+
+
+def _holds_keys(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Mapping)
+
+
+def _holds_items(kind: Any) -> bool:
+    return kind in (Collection, Iterable) or (
+        isinstance(kind, type) and issubclass(kind, Sequence) and not issubclass(kind, str | bytes)
+    )
 
 
 def steps(duration: str, *, batch_size: int, dataset_size: int | None = None, total: int | None = None) -> int:
@@ -113,7 +208,7 @@ def to_dict(config: Any) -> Any:
         return {str(key): to_dict(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
         return tuple(to_dict(value) for value in config)
-    return config
+    return os.fspath(config) if isinstance(config, os.PathLike) else config
 
 
 def fingerprint(mapping: Mapping[str, Any]) -> str:

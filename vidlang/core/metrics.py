@@ -7,6 +7,7 @@ every so often, so that logs stay short and greppable.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -127,9 +128,9 @@ def _drop_later_steps(path: Path, first_step: int) -> None:
 
 
 def format_number(value: float) -> str:
-    """Four significant digits, without needless exponents."""
-    if value != value:
-        return "nan"
+    """Four significant digits, without needless exponents; "nan", "inf" and "-inf" as they are."""
+    if not math.isfinite(value):
+        return str(float(value))
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
     return f"{value:.4g}"

@@ -27,6 +27,8 @@ def path_mask(tree: Any, patterns: Sequence[str], *, what: str = "this rule") ->
 
     A pattern that matches nothing is an error: a freeze rule with a typo must not train what was to stay.
     """
+    if isinstance(patterns, str):  # its letters would be the patterns
+        raise ValueError(f"{what}: give a list of patterns, as in [{patterns!r}]; found the text {patterns!r}")
     names = list(flatten_paths(tree))
     for pattern in patterns:
         try:

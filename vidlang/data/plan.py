@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from absl import logging
@@ -23,6 +23,9 @@ from vidlang.data.crops import CropBox, choose_crop
 from vidlang.data.frames import choose_times
 
 PAIRS = ("none", "group")
+# What an error asks for, here and where a config is read.
+TIMES_SECTION = "a section such as {'name': 'segments'}"
+CROP_SECTION = "a section such as {'name': 'center'}"
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class ClipSpec:
 
     frames: int
     size: int
-    times: Mapping[str, Any]
-    crop: Mapping[str, Any]
+    times: Annotated[Mapping[str, Any], TIMES_SECTION]
+    crop: Annotated[Mapping[str, Any], CROP_SECTION]
     text_length: int
     pairs: str = "none"
     fields: tuple[str, ...] = ()
@@ -49,7 +52,9 @@ class ClipSpec:
         if self.pairs not in PAIRS:
             hint = did_you_mean(self.pairs, PAIRS)
             raise ValueError(f"unknown clip.pairs {self.pairs!r}{hint}; there are: {', '.join(PAIRS)}.")
-        for name in ("times", "crop"):
+        for name, words in (("times", TIMES_SECTION), ("crop", CROP_SECTION)):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"clip.{name} must be {words}; found {getattr(self, name)!r}")
             options = dict(getattr(self, name))
             if "name" not in options:
                 raise ValueError(f"clip.{name} must name its rule, as in {name}=dict(name=...), found {options}.")

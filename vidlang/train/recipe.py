@@ -115,6 +115,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("the config has no stages; a recipe is a list of at least one")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed of the config must be a whole number from 0 to {2**32 - 1}; found {self.seed}")
+        for axis, size in self.mesh.items():
+            if isinstance(size, bool) or not isinstance(size, int):
+                raise ValueError(f"mesh.{axis} must be a whole number; found {size!r}")
 
     def folder(self, index: int) -> str:
         """Name of a stage's folder inside the run."""
@@ -134,7 +139,8 @@ def read_recipe(config: Any) -> Recipe:
     if "runtime" in values:
         values["runtime"] = call(Runtime, values["runtime"], what="runtime")
     if "stages" in values:
-        values["stages"] = tuple(_read_stage(stage, f"stages[{i}]") for i, stage in enumerate(values["stages"]))
+        stages = _sections(values["stages"], "stages")
+        values["stages"] = tuple(_read_stage(stage, f"stages[{i}]") for i, stage in enumerate(stages))
     return _read_named(Recipe, values, "the config")
 
 
@@ -142,15 +148,24 @@ def _read_stage(config: Mapping[str, Any], what: str) -> Stage:
     values = dict(config)
     if "checkpoint" in values:
         values["checkpoint"] = call(CheckpointPlan, values["checkpoint"], what=f"{what}.checkpoint")
-    evals = enumerate(values.get("evals", ()))
+    evals = enumerate(_sections(values.get("evals", ()), f"{what}.evals"))
     values["evals"] = tuple(_read_named(Evaluation, evaluation, f"{what}.evals[{i}]") for i, evaluation in evals)
     return _read_named(Stage, values, what)
+
+
+def _sections(value: Any, what: str) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(value, tuple):
+        raise ValueError(f"{what} must be a list of sections; found {value!r}")
+    for i, section in enumerate(value):
+        if not isinstance(section, Mapping):
+            raise ValueError(f"{what}[{i}] must be a section of keys; found {section!r}")
+    return value
 
 
 def _read_named(kind: type[Any], config: Mapping[str, Any], what: str) -> Any:
     """`kind(**config)`; `call` keeps the key `name` for itself, so it goes another way."""
     if not isinstance(config.get("name"), str):
-        raise ValueError(f"{what} lacks 'name', a text; found the keys {', '.join(config)}")
+        raise ValueError(f"{what} lacks 'name', a text; found the keys {', '.join(config) or 'none'}")
     others = {key: value for key, value in config.items() if key != "name"}
     return call(kind, others, what=what, name=config["name"])
 
