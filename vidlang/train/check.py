@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from vidlang.core.config import steps
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
@@ -149,9 +150,14 @@ def _check_step(recipe: Recipe, index: int, spec: ClipSpec, total: int, mesh: Me
 
 def _check_call(model: nn.Module, params: Any, fields: Fields) -> None:
     """Raises when the model, with the parameters it was made with, cannot take these clips."""
-    jax.eval_shape(
-        lambda params, batch: model.apply({"params": params}, *pick_inputs(model, batch), train=False), params, fields
-    )
+
+    def forward(params: Any, batch: Any) -> Any:
+        return model.apply({"params": params}, *pick_inputs(model, batch), train=False)
+
+    try:
+        jax.eval_shape(forward, params, fields)
+    except ScopeParamShapeError as error:
+        raise ValueError(f"its clips need another model than the stage's clips do: {error}") from error
 
 
 def _check_params_fit(params: Any, before: Any, name: str, allow: tuple[str, ...]) -> None:
