@@ -11,17 +11,9 @@ import numpy as np
 import pytest
 
 from vidlang.core.sharding import make_mesh
-from vidlang.train.checkpoint import (
-    Checkpoints,
-    all_steps,
-    check_same_result,
-    find_checkpoint,
-    make_note,
-    opened,
-    read_note,
-    restore_params,
-)
+from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.recipe import CheckpointPlan
+from vidlang.train.saved import all_steps, check_same_result, find_checkpoint, make_note, read_note, restore_params
 from vidlang.train.step import TrainState
 
 CONFIG = {"seed": 0, "stages": ({"name": "a", "model": "m"},)}

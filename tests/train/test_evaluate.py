@@ -8,8 +8,8 @@ import pytest
 
 from vidlang.core.tree import flatten_paths
 from vidlang.train import stages
-from vidlang.train.checkpoint import find_checkpoint
 from vidlang.train.evaluate import evaluate, restore_model, table
+from vidlang.train.saved import find_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import make_mesh
 from vidlang.core.tree import flatten_paths
-from vidlang.train.checkpoint import restore_params
+from vidlang.train.saved import restore_params
 
 STEPS = 60
 

@@ -12,8 +12,8 @@ from vidlang.core.metrics import read_history
 from vidlang.core.sharding import make_mesh
 from vidlang.core.tree import flatten_paths
 from vidlang.train import build, stages
-from vidlang.train.checkpoint import all_steps, restore_params
 from vidlang.train.predict import Evaluations
+from vidlang.train.saved import all_steps, restore_params
 from vidlang.train.signals import Interrupted
 
 

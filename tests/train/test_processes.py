@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from vidlang.train.checkpoint import all_steps
+from vidlang.train.saved import all_steps
 
 SCRIPT = """
 import sys

@@ -20,7 +20,7 @@ from vidlang.serve.png import encode_png
 from vidlang.serve.report_figures import Series, line_chart
 from vidlang.serve.report_style import CSS
 from vidlang.serve.report_tables import arrange, cards_html, is_share, label_of, results_html
-from vidlang.train.checkpoint import stage_folders
+from vidlang.train.saved import stage_folders
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _NO_EVALUATION = '<p class="note">No evaluation was logged during training, so there is no curve of recalls.</p>'

@@ -17,9 +17,9 @@ from vidlang.data.clips import ClipTable
 from vidlang.data.pipeline import ClipSpec, EvalData
 from vidlang.data.tokenizer import Tokenizer
 from vidlang.ops.dials import Dials
-from vidlang.train.checkpoint import find_checkpoint
 from vidlang.train.optimizer import make_optimizer
 from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
+from vidlang.train.saved import find_checkpoint
 from vidlang.train.step import device_fields
 
 

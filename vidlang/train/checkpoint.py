@@ -18,21 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
-from vidlang.core.config import differing_keys, fingerprint
-from vidlang.core.sharding import Mesh, replicated
-from vidlang.core.tree import flatten_paths
-from vidlang.train.recipe import CheckpointPlan, result_config
+from vidlang.train.recipe import CheckpointPlan
+from vidlang.train.saved import FOLDER, METRICS, NOTE, all_steps, none_readable, read_note
 from vidlang.train.step import TrainState
-
-FOLDER = "checkpoints"
-# Items of a checkpoint, folders in its own; the JSON ones are a file "metadata" in there.
-NOTE, METRICS = "note", "metrics_of_best"
 
 
 class Checkpoints:
@@ -107,7 +100,7 @@ class Checkpoints:
             self._set_aside([found for found in self._manager.all_steps() if found > step])
             return state
         if failures:
-            raise ValueError(_none_readable(self.folder, failures))
+            raise ValueError(none_readable(self.folder, failures))
         return None
 
     def wait(self) -> None:
@@ -195,120 +188,6 @@ class Checkpoints:
         self._manager.reload()
 
 
-def make_note(config: Mapping[str, Any], index: int, fields: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """What a checkpoint says about itself: config, stage, fingerprint, and the rows of a batch."""
-    return {
-        "config": json.loads(json.dumps(config)),
-        "stage": index,
-        "fingerprint": fingerprint(result_config(config, index)),
-        "fields": {name: [list(field.shape[1:]), str(field.dtype)] for name, field in fields.items()},
-    }
-
-
-def fields_of(note: Mapping[str, Any], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The batch fields that a note remembers."""
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), np.dtype(dtype))
-        for name, (shape, dtype) in note["fields"].items()
-    }
-
-
-def check_same_result(stage_folder: Path, config: Mapping[str, Any], index: int) -> None:
-    """ValueError when the checkpoints here come from a config that would have computed something else."""
-    step = newest_readable(stage_folder)
-    if step is None:
-        return
-    note = read_note(stage_folder, step)
-    if note["fingerprint"] == fingerprint(result_config(config, index)):
-        return
-    before, now = (json.loads(json.dumps(result_config(c, index))) for c in (note["config"], config))
-    raise ValueError(
-        f"{stage_folder} was trained with other settings; different are: {', '.join(differing_keys(before, now))}. "
-        "Give the same settings to continue it, or a new --workdir to start afresh; there, a stage's init_from can "
-        f"take its parameters from {stage_folder}"
-    )
-
-
-def all_steps(stage_folder: Path) -> list[int]:
-    """Steps of the complete checkpoints of a stage, ascending."""
-    return sorted(ocp.utils.checkpoint_steps(Path(stage_folder) / FOLDER))
-
-
-def read_note(stage_folder: Path, step: int) -> dict[str, Any]:
-    """The note of one checkpoint."""
-    path = Path(stage_folder) / FOLDER / str(step) / NOTE / "metadata"
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-        if lacks := {"config", "stage", "fingerprint", "fields"}.difference(note):
-            raise ValueError(f"{path} lacks {', '.join(sorted(lacks))}")
-        return note
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path.parent.parent} is no readable checkpoint of a vidlang run: {error}") from error
-
-
-def newest_readable(stage_folder: Path) -> int | None:
-    """Step of the newest checkpoint whose note can be read; None without checkpoints, ValueError if none can."""
-    failures: list[str] = []
-    for step in reversed(all_steps(stage_folder)):
-        try:
-            read_note(stage_folder, step)
-        except ValueError as error:
-            logging.warning("%s; looking at the checkpoint before", error)
-            failures.append(str(error))
-            continue
-        return step
-    if failures:
-        raise ValueError(_none_readable(Path(stage_folder) / FOLDER, failures))
-    return None
-
-
-def restore_params(stage_folder: Path, step: int, mesh: Mesh, like: Any = None) -> Any:
-    """The parameters of one checkpoint; leaves that `like` also has, in the same shape, are laid out as there.
-
-    Everything else comes whole onto every device.
-    """
-    folder = Path(stage_folder).absolute() / FOLDER
-    layouts = {} if like is None else flatten_paths(like)
-
-    def describe(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
-        wanted = layouts.get(name)
-        if wanted is not None and tuple(wanted.shape) == tuple(leaf.shape):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=wanted.sharding)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
-
-    try:
-        # Not a CheckpointManager, which warns of every item that it is not asked for.
-        handler = ocp.StandardCheckpointHandler()
-        metadata = handler.metadata(folder / str(step) / "params").tree
-        names = iter(flatten_paths(metadata))
-        abstract = jax.tree.map(lambda leaf: describe(next(names), leaf), metadata)
-        return handler.restore(folder / str(step) / "params", args=ocp.args.StandardRestore(abstract))
-    except Exception as error:
-        # As in Checkpoints.restore: a damaged file can raise anything.
-        raise ValueError(f"the parameters in {folder / str(step)} cannot be read: {error}") from error
-
-
-def find_checkpoint(path: str | Path) -> tuple[Path, int]:
-    """(stage folder, step) that a path means: a run (its last stage), a stage, or one checkpoint; newest step."""
-    found = Path(path).absolute()
-    if not found.is_dir():
-        raise ValueError(f"there is no folder {path}; give a run, a stage folder of it, or one checkpoint")
-    if found.name.isdigit() and found.parent.name == FOLDER:
-        return found.parent.parent, int(found.name)
-    if found.name == FOLDER:
-        found = found.parent
-    for stage in [found, *reversed(stage_folders(found))]:
-        if (step := newest_readable(stage)) is not None:
-            return stage, step
-    raise ValueError(f"there is no complete checkpoint in {path}; has the run saved one yet?")
-
-
-def stage_folders(workdir: Path) -> list[Path]:
-    """The stage folders of a run, in order: 0_name, 1_name, ..."""
-    numbered = [path for path in Path(workdir).iterdir() if path.is_dir() and path.name.split("_")[0].isdigit()]
-    return sorted((path for path in numbered if "_" in path.name), key=lambda path: int(path.name.split("_")[0]))
-
-
 @contextlib.contextmanager
 def opened(checkpoints: Checkpoints) -> Iterator[Checkpoints]:
     """Closes the checkpoints at the end, whatever happens; an error from in here is not hidden by one of closing."""
@@ -333,13 +212,6 @@ class _KeepLatestAndBest(ocp_managers.PreservationPolicy):
         steps = [info.step for info in checkpoints]
         kept = {*sorted(steps)[-self._keep :], self._best_of(steps)}
         return [step in kept for step in steps]
-
-
-def _none_readable(folder: Path, failures: list[str]) -> str:
-    return (
-        f"none of the checkpoints in {folder} can be read. Restore one from a backup, or remove the "
-        f"folder to start this stage again. {'; '.join(failures)}"
-    )
 
 
 def _open(folder: Path, policy: _KeepLatestAndBest) -> ocp.CheckpointManager:

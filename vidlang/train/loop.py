@@ -24,11 +24,12 @@ from vidlang.core.metrics import SilentWriter, Writer, format_number, read_histo
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, put_batch, use_mesh
 from vidlang.data.broken import BrokenClips
 from vidlang.train import build
-from vidlang.train.checkpoint import Checkpoints, find_checkpoint, make_note, opened, restore_params
+from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.meter import Meter
 from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.predict import Evaluations, Predict, is_due
 from vidlang.train.recipe import Recipe, Stage
+from vidlang.train.saved import find_checkpoint, make_note, restore_params
 from vidlang.train.signals import EvaluationLeft, Interrupted, StopRequest
 from vidlang.train.step import (
     Fields,

@@ -30,9 +30,9 @@ from jax.experimental import multihost_utils
 
 from vidlang.core.config import to_dict
 from vidlang.train.check import check_recipe
-from vidlang.train.checkpoint import all_steps, check_same_result, stage_folders
 from vidlang.train.loop import train_stage
 from vidlang.train.recipe import Recipe, read_recipe
+from vidlang.train.saved import all_steps, check_same_result, stage_folders
 from vidlang.train.signals import Interrupted, StopRequest
 
 CONFIG, METRICS, LOCK = "config.json", "metrics.json", ".lock"
