@@ -61,11 +61,9 @@ def clip_spec(stage: Stage, evaluation: Evaluation | None = None) -> ClipSpec:
     what, clip = "clip", stage.clip
     if evaluation is not None:
         what, clip = "clip of an evaluation", {**stage.clip, "pairs": "none", **evaluation.clip}
-    for name in ("frames", "size", "text_length"):
-        if isinstance(clip.get(name), bool) or not isinstance(clip.get(name, 1), int):
-            raise ValueError(f"{what}: {name} must be a whole number; found {clip[name]!r}")
     for name in ("times", "crop"):
-        _check_section(clip.get(name, {}), f"{what}: {name}")
+        if not isinstance(section := clip.get(name, {}), Mapping):
+            raise ValueError(f"{what}: {name} must be a section of keys, as in dict(...); found {section!r}")
     return call(ClipSpec, clip, what=what)
 
 
@@ -83,9 +81,7 @@ def tokenizer(stage: Stage, spec: ClipSpec) -> Tokenizer:
 
 def check(stage: Stage) -> None:
     """Raises now what building the stage would raise later, for all that needs no data and no device."""
-    for name in ("model", "dials", "data", "clip", "objective", "optimizer"):
-        _check_section(getattr(stage, name), name)
-    if not isinstance(stage.tokenizer, str) or not stage.tokenizer:
+    if not stage.tokenizer:
         raise ValueError(f"tokenizer must be the path of a tokenizer.json file; found {stage.tokenizer!r}")
     model(stage)
     dials(stage)
@@ -95,19 +91,12 @@ def check(stage: Stage) -> None:
     clip_spec(stage)
     _check_data(stage.data, "data")
     for evaluation in stage.evals:
-        for name in ("data", "clip", "options"):
-            _check_section(getattr(evaluation, name), f"{name} of an evaluation")
         evaluator = load_module("evals", evaluation.name).Evaluator
         check_keys(evaluator, evaluation.options, what="options of an evaluation", extra=("predict", "data"))
         _check_data(evaluation.data, "data of an evaluation")
         clip_spec(stage, evaluation)
     if stage.init_from:
         find_checkpoint(stage.init_from)
-
-
-def _check_section(section: Any, what: str) -> None:
-    if not isinstance(section, Mapping):
-        raise ValueError(f"{what} must be a section of keys, as in dict(...); found {section!r}")
 
 
 def _check_data(data: Mapping[str, Any], what: str) -> None:

@@ -24,7 +24,7 @@ from vidlang.data.pipeline import ClipSpec
 from vidlang.train import build
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
-from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
+from vidlang.train.recipe import Recipe, Runtime, Stage
 from vidlang.train.step import Fields, make_train_step, pick_inputs, state_shardings
 
 # Stands for a dataset whose size nobody knows yet: so many clips that a warm-up fits into any duration in epochs.
@@ -77,7 +77,7 @@ def _check_durations(stage: Stage) -> int:
     with _named("checkpoint.every"):
         steps(stage.checkpoint.every, batch_size=size, total=total)
     for evaluation in stage.evals:
-        with _named(f"every of {_name(evaluation)}"):
+        with _named(f"every of {evaluation.label}"):
             steps(evaluation.every, batch_size=size, total=total)
     return total
 
@@ -96,7 +96,7 @@ def _check_clips(stage: Stage, mesh: Mesh) -> ClipSpec:
     if spec.pairs == "group" and size % 2:
         raise ValueError(f"with clip.pairs 'group' half of a batch are partners, so batch_size is even; found {size}")
     for evaluation in stage.evals:
-        with _named(_name(evaluation)):
+        with _named(evaluation.label):
             _draw(build.clip_spec(stage, evaluation), None)
             _check_shared(evaluation.batch_size)
     return spec
@@ -143,7 +143,7 @@ def _check_step(recipe: Recipe, index: int, spec: ClipSpec, total: int, mesh: Me
     for evaluation in stage.evals:
         other = build.clip_spec(stage, evaluation)
         if any(getattr(other, name) != getattr(spec, name) for name in ("frames", "size", "text_length")):
-            with _named(_name(evaluation)):
+            with _named(evaluation.label):
                 _check_call(model, state.params, _fields(stage.batch_size, other))
     return state.params
 
@@ -177,10 +177,6 @@ def _check_params_fit(params: Any, before: Any, name: str, allow: tuple[str, ...
             f"what stage {name!r} trains does not fit this stage's model: {error}; such patterns go into the stage's "
             "init_allow"
         ) from None
-
-
-def _name(evaluation: Evaluation) -> str:
-    return f"the evaluation {evaluation.prefix}/{evaluation.name}"
 
 
 def _is_whole(value: Any) -> bool:

@@ -82,14 +82,14 @@ class Evaluations:
     def prepare(self) -> None:
         """Builds every evaluator, so that a wrong option stops the run now and not at its first evaluation."""
         for i in self.all():
-            with _named(self._where(i)):
+            with _named(self._stage.evals[i].label):
                 self._evaluator(i)
 
     def run(self, which: list[int], params: Any, step: int) -> dict[str, float]:
         """Metrics of these evaluators, named prefix/metric."""
         results: dict[str, float] = {}
         for i in which:
-            with _named(f"{self._where(i)} at step {step}"):
+            with _named(f"{self._stage.evals[i].label} at step {step}"):
                 metrics = self._evaluator(i).run(params)
             prefix = self._stage.evals[i].prefix
             results |= {f"{prefix}/{name}": float(value) for name, value in metrics.items()}
@@ -98,9 +98,6 @@ class Evaluations:
     def all(self) -> list[int]:
         """Every evaluator."""
         return list(range(len(self._stage.evals)))
-
-    def _where(self, i: int) -> str:
-        return f"the evaluation {self._stage.evals[i].prefix}/{self._stage.evals[i].name}"
 
     def _evaluator(self, i: int) -> Any:
         if i not in self._built:

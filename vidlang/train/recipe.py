@@ -58,6 +58,11 @@ class Evaluation:
     options: Mapping[str, Any] = field(default_factory=dict)
     at_start: bool = False
 
+    @property
+    def label(self) -> str:
+        """How errors call it."""
+        return f"the evaluation {self.prefix}/{self.name}"
+
     def __post_init__(self) -> None:
         _positive("batch_size of an evaluation", self.batch_size)
 
