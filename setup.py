@@ -27,10 +27,20 @@ setup(
         "tokenizers>=0.21",
     ],
     extras_require={
-        "test": ["mypy==2.4.1", "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.5", "tensorboard>=2.19"],
+        "test": [
+            "apache-beam==2.77.0",
+            "fsspec>=2025.3",
+            "mypy==2.4.1",
+            "pytest==9.2.0",
+            "pytest-xdist==3.8.0",
+            "ruff==0.17.5",
+            "tensorboard>=2.19",
+        ],
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "beam": ["apache-beam>=2.65"],
+        "bench": ["decord==0.6.0"],
+        "remote": ["fsspec>=2025.3", "gcsfs>=2025.3", "s3fs>=2025.3"],
         "serve": ["starlette>=0.45", "uvicorn>=0.34"],
     },
 )

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidlang.data.chunks import write_store
 from vidlang.data.clips import ClipTable
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.precut import PrecutSettings, cut_video
+from vidlang.data.store_writer import write_store
 from vidlang.data.tokenizer import Tokenizer, train_wordlevel
 
 SECONDS, FPS, HEIGHT, WIDTH = 4, 8, 48, 64

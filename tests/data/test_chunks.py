@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vidlang.data import records
-from vidlang.data.chunks import CutVideo, open_store, write_store
+from vidlang.data import record_writer
+from vidlang.data.chunks import open_store
 from vidlang.data.crops import CropBox
 from vidlang.data.decode import BrokenVideo, decode
 from vidlang.data.encode import EncodeSettings, encode_mp4
+from vidlang.data.store_writer import CutVideo, write_store
 
 HEIGHT, WIDTH, FPS = 32, 48, 8
 FULL = CropBox(0, 0, HEIGHT, WIDTH)
@@ -46,11 +47,11 @@ def videos():
 @pytest.fixture(scope="module")
 def folder(videos, tmp_path_factory):
     path = tmp_path_factory.mktemp("stores") / "store"
-    original, records.CHUNKS_PER_SHARD = records.CHUNKS_PER_SHARD, 4
+    original, record_writer.CHUNKS_PER_SHARD = record_writer.CHUNKS_PER_SHARD, 4
     try:
         write_store(path, iter(videos), SETTINGS)
     finally:
-        records.CHUNKS_PER_SHARD = original
+        record_writer.CHUNKS_PER_SHARD = original
     return path
 
 

@@ -5,8 +5,9 @@ import contextlib
 import numpy as np
 import pytest
 
-from vidlang.data import records
-from vidlang.data.records import RecordError, RecordReader, RecordWriter, parse_example
+from vidlang.data import record_writer, records
+from vidlang.data.record_writer import RecordWriter
+from vidlang.data.records import RecordError, RecordReader, parse_example
 
 
 def test_examples_parse_as_protobuf_writes_them():
@@ -35,7 +36,7 @@ def test_examples_parse_as_protobuf_writes_them():
 
 
 def test_records_are_numbered_through_the_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "CHUNKS_PER_SHARD", 3)
+    monkeypatch.setattr(record_writer, "CHUNKS_PER_SHARD", 3)
     monkeypatch.setattr(records, "OPEN_SHARDS", 2)
     writer = RecordWriter(tmp_path)
     contents = [np.random.default_rng(n).bytes(50 + n) for n in range(11)]
@@ -52,7 +53,7 @@ def test_records_are_numbered_through_the_shards(tmp_path, monkeypatch):
 
 
 def test_full_last_shard_is_not_followed_by_an_empty_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "CHUNKS_PER_SHARD", 2)
+    monkeypatch.setattr(record_writer, "CHUNKS_PER_SHARD", 2)
     writer = RecordWriter(tmp_path)
     for number in range(4):
         writer.add("video", number, 1, b"content")

@@ -12,6 +12,11 @@ named in `KNOWN` must have the type given there; other columns are carried along
 | group | clips with the same value are hard negatives of each other |
 | question, choices, answer | a multiple-choice question; answer is the index of the right choice |
 | label, kind | class id; which sort of row this is, where a table mixes several |
+| verb_label, noun_label | class ids of an action's two parts |
+| id | how the publishers call this row, for files of results |
+| answers | an open question's right answers, one for each person asked |
+| query, choice, answer | a text with clips to choose from, a row each: its number, this clip's place, the right one's |
+| span_start, span_end | the seconds that a query asks for; start and end are where to look |
 """
 
 from __future__ import annotations
@@ -41,6 +46,14 @@ KNOWN = REQUIRED | {
     "question": pa.string(),
     "label": pa.int32(),
     "kind": pa.string(),
+    "id": pa.string(),
+    "answers": pa.list_(pa.string()),
+    "query": pa.int64(),
+    "choice": pa.int32(),
+    "span_start": pa.float64(),
+    "span_end": pa.float64(),
+    "verb_label": pa.int32(),
+    "noun_label": pa.int32(),
 }
 _METADATA = b"vidlang_clips"
 _VERSION = 1

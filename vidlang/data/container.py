@@ -18,7 +18,8 @@ import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from vidlang.data.mp4 import BrokenVideo, NotIndexed, read_index
+from vidlang.data.failures import BrokenVideo
+from vidlang.data.mp4 import NotIndexed, read_index
 from vidlang.data.pixels import ACCURATE, quarter_turns, to_rgb
 
 LONGEST_GAP = 600.0  # seconds between two frames; a damaged clock can claim centuries

@@ -18,7 +18,8 @@ import numpy as np
 
 from vidlang.data.container import VideoInfo, count_frames, iterate_frames, map_file, pick_frames
 from vidlang.data.crops import CropBox
-from vidlang.data.mp4 import BrokenVideo, Mp4Index, NotIndexed, read_index
+from vidlang.data.failures import BrokenVideo
+from vidlang.data.mp4 import Mp4Index, NotIndexed, read_index
 from vidlang.data.pixels import Cutter, quarter_turns
 
 __all__ = ["BrokenVideo", "VideoInfo", "decode", "iterate_frames", "probe"]

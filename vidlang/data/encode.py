@@ -50,6 +50,12 @@ class EncodeSettings:
         return self.keyint if self.keyint is not None else max(1, round(fps * Fraction(self.gop_seconds)))
 
 
+# Ways to encode a store, from few bytes to fast reading.
+ENCODINGS = {
+    "small": EncodeSettings(gop_seconds=1.0, fast_decode=False),
+    "balanced": EncodeSettings(),
+    "fast": EncodeSettings(b_frames=7),
+}
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 
 

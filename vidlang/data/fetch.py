@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vidlang.data.broken import describe
-from vidlang.data.decode import BrokenVideo
+from vidlang.data.failures import BrokenVideo
 from vidlang.data.plan import EvalPlanner, Plan, Planner, TrainPlanner
 from vidlang.data.tokenizer import Tokenizer
 

@@ -14,13 +14,11 @@ from typing import NoReturn
 
 import numpy as np
 
+from vidlang.data.failures import BrokenVideo
+
 # Rows of the tables, big-endian.
 U4, U8, RUNS, SIGNED_RUNS = (np.dtype(row) for row in (">u4", ">u8", ">u4,>u4", ">u4,>i4"))
 CHUNK_RUNS, EDITS, WIDE_EDITS = (np.dtype(row) for row in (">u4,>u4,>u4", ">u4,>i4,>u4", ">u8,>i8,>u4"))
-
-
-class BrokenVideo(ValueError):
-    """A video that cannot be decoded as asked; the message says what is wrong with it."""
 
 
 class NotIndexed(Exception):

@@ -8,7 +8,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from vidlang.data.crops import CropBox
-from vidlang.data.mp4 import BrokenVideo
+from vidlang.data.failures import BrokenVideo
 
 # Without these, sws darkens by two levels and halves the colour resolution.
 ACCURATE = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP

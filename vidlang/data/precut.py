@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vidlang.data.chunks import CutVideo, check_target, write_store
 from vidlang.data.decode import VideoInfo, iterate_frames, probe
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.processes import worker_pool
+from vidlang.data.store_writer import CutVideo, check_target, write_store
 
 SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import TracebackType
@@ -101,3 +102,8 @@ def read_header(path: Path) -> dict[str, Any]:
             "precut the videos again"
         )
     return header
+
+
+def checksum(mp4: bytes) -> str:
+    """What a chunk's bytes are held against when they are read."""
+    return hashlib.blake2b(mp4, digest_size=16).hexdigest()
