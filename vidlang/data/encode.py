@@ -50,13 +50,13 @@ class EncodeSettings:
         return self.keyint if self.keyint is not None else max(1, round(fps * Fraction(self.gop_seconds)))
 
 
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 # Ways to encode a store, from few bytes to fast reading.
 ENCODINGS = {
     "small": EncodeSettings(gop_seconds=1.0, fast_decode=False),
     "balanced": EncodeSettings(),
     "fast": EncodeSettings(b_frames=7),
 }
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 
 
 def encode_mp4(frames: Iterable[np.ndarray], *, fps: int | Fraction, settings: EncodeSettings | None = None) -> bytes:
