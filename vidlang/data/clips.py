@@ -162,7 +162,9 @@ class ClipTable:
                 f"Column {name!r} has no value in {column.null_count} of {len(self)} clips; drop those clips with "
                 "ClipTable.filter or give them a value."
             )
-        return np.dtype(column.type.to_pandas_dtype())
+        # Arrow's own answer would need pandas.
+        letter = "f" if pa.types.is_floating(column.type) else "u" if pa.types.is_unsigned_integer(column.type) else "i"
+        return np.dtype(f"{letter}{column.type.bit_width // 8}")
 
     def lengths(self, name: str) -> np.ndarray:
         """How many values each clip has in a column of lists."""
