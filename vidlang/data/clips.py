@@ -116,6 +116,11 @@ class ClipTable:
         os.replace(partial, path)
         return ClipTable.open(path)
 
+    @staticmethod
+    def type_of(name: str) -> pa.DataType | None:
+        """The Arrow type that a column of this name must have; None for a name that is free."""
+        return KNOWN.get(name)
+
     def __len__(self) -> int:
         return self._table.num_rows
 
