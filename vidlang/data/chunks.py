@@ -52,7 +52,7 @@ class ChunkStore:
         self.settings: dict[str, Any] = header["settings"]
         self.content_hash: str = header["content_hash"]
         self._shards: dict[str, int] = header["shards"]
-        self._index = read_index(self.path, header["videos"])
+        self._index = read_index(self.path / "index.arrow", header, str(self.path))
         self.videos: list[str] = self._index.column("video").to_pylist()
         self._rows = {video: row for row, video in enumerate(self.videos)}
         numbers = ("first_record", "chunks", "fps", "width", "height", "frames", "duration")

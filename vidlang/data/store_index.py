@@ -1,16 +1,26 @@
-"""What lies beside the records of a chunk store: store.json for the whole, index.arrow with a row for each video."""
+"""What lies beside the content of a chunk store: store.json for the whole, index.arrow with a row for each video.
+
+store.json: `format_version`; `kind` ("records" where it is not said, "chunk_files", "videos", "images"); `videos`, how
+many there are; `content_hash`, equal for equal content wherever it lies; `settings` it was made with; `shards`, file
+name to number of records, in order; `index`, length and SHA-256 of index.arrow; and of a folder that was adopted its
+`root` (from the store's own folder, or absolute) and `layout`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 
+from vidlang.core.config import did_you_mean
+
 FORMAT_VERSION = 1
+KINDS = ("records", "chunk_files", "videos", "images")
 INDEX_SCHEMA = pa.schema(
     [
         ("video", pa.string()),
@@ -25,15 +35,26 @@ INDEX_SCHEMA = pa.schema(
         ("checksum", pa.list_(pa.string())),
     ]
 )
+# Where the chunks are files of their own: their paths from the root, their lengths, and when they were last changed.
+FILE_SCHEMA = pa.schema(
+    [
+        *INDEX_SCHEMA,
+        ("file", pa.list_(pa.string())),
+        ("bytes", pa.list_(pa.int64())),
+        ("modified_ns", pa.list_(pa.int64())),
+    ]
+)
 ROWS_AT_ONCE = 1024
+MAPPED_FROM = 16 << 20  # bytes
 
 
 class IndexWriter:
     """Writes the rows of an index as they come; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema = INDEX_SCHEMA) -> None:
         self._file = pa.OSFile(str(folder / "index.arrow"), "wb")
-        self._writer = pa.ipc.new_file(self._file, INDEX_SCHEMA)
+        self._schema = schema
+        self._writer = pa.ipc.new_file(self._file, schema)
         self._rows: list[dict[str, Any]] = []
 
     def add(self, row: dict[str, Any]) -> None:
@@ -44,7 +65,7 @@ class IndexWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, INDEX_SCHEMA))
+            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
             self._rows = []
 
     def __enter__(self) -> IndexWriter:
@@ -58,52 +79,142 @@ class IndexWriter:
         self._file.close()
 
 
-def read_index(path: Path, videos: int) -> pa.Table:
-    """The index, mapped into memory: a row is read when it is asked for."""
-    try:
-        index = pa.ipc.open_file(pa.memory_map(str(path / "index.arrow"))).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"the chunk store {str(path)!r} is damaged: index.arrow cannot be read") from error
-    if not index.schema.equals(INDEX_SCHEMA) or len(index) != videos:
-        raise ValueError(f"the chunk store {str(path)!r} is damaged: index.arrow does not fit store.json")
-    return index
+class ContentHash:
+    """What tells two stores apart: a hash over the rows of the index, in order, less where and when files lie."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Takes the next row in."""
+        self._hash.update(json.dumps({name: row[name] for name in INDEX_SCHEMA.names}).encode())
+
+    def hexdigest(self) -> str:
+        """The hash of all rows so far."""
+        return self._hash.hexdigest()
 
 
 def write_header(
-    folder: Path, *, videos: int, content_hash: str, settings: dict[str, Any], shards: dict[str, int]
+    folder: Path,
+    *,
+    videos: int,
+    content_hash: str,
+    settings: Mapping[str, Any],
+    shards: Mapping[str, int],
+    kind: str = "records",
+    **more: Any,
 ) -> None:
-    """Writes store.json; after it the folder is a store."""
+    """Writes store.json, after index.arrow; with it the folder is a store."""
+    index = folder / "index.arrow"
+    with open(index, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     header = {
         "format_version": FORMAT_VERSION,
+        "kind": kind,
         "videos": videos,
         "content_hash": content_hash,
-        "settings": settings,
-        "shards": shards,
+        "settings": dict(settings),
+        "shards": dict(shards),
+        "index": {"bytes": index.stat().st_size, "sha256": digest},
+        **more,
     }
-    (folder / "store.json").write_text(json.dumps(header, indent=1, default=str) + "\n")
+    # Renamed, so that a folder never has half of it.
+    half = folder / "store.json.part"
+    half.write_text(json.dumps(header, indent=1, default=str) + "\n")
+    half.replace(folder / "store.json")
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What store.json says; ValueError when the folder is not a store that can be read."""
+    """What store.json in a folder says; ValueError when the folder is not a store that can be read."""
     if not path.is_dir():
         raise ValueError(f"there is no chunk store at {str(path)!r}: no such folder; make one with launch.precut")
     try:
-        header = json.loads((path / "store.json").read_text())
-        version = header["format_version"]
+        text = (path / "store.json").read_bytes().decode()
     except FileNotFoundError:
         raise ValueError(
             f"{str(path)!r} is not a chunk store: it has no store.json; make one with launch.precut"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"the chunk store {str(path)!r} is damaged: store.json cannot be read") from error
+    return parse_header(text, str(path))
+
+
+def parse_header(text: str, where: str) -> dict[str, Any]:
+    """What store.json says; ValueError when this code cannot read it or it is damaged."""
+    try:
+        header = json.loads(text)
+        version = header["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"the chunk store {where!r} is damaged: store.json cannot be read") from error
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"the chunk store {str(path)!r} has format version {version}, this vidlang reads {FORMAT_VERSION}; "
+            f"the chunk store {where!r} has format version {version}, this vidlang reads {FORMAT_VERSION}; "
             "precut the videos again"
         )
+    kind = header.setdefault("kind", "records")
+    if kind not in KINDS:
+        hint = did_you_mean(str(kind), KINDS)
+        raise ValueError(f"the chunk store {where!r} is of kind {kind!r}{hint}; known are {', '.join(KINDS)}")
+    header.setdefault("shards", {})
+    for problem in _problems(header):
+        raise ValueError(f"the chunk store {where!r} is damaged: store.json {problem}")
     return header
 
 
-def checksum(mp4: bytes) -> str:
+def _problems(header: dict[str, Any]) -> list[str]:
+    """What is wrong with the entries of store.json that reading relies on."""
+    found = []
+    for name, kind in (("videos", int), ("content_hash", str), ("settings", dict), ("shards", dict)):
+        if not isinstance(header.get(name), kind):
+            found.append(f"has no good entry {name!r}")
+    if not found:
+        for name, length in header["shards"].items():
+            # A name is joined to the folder: it must not lead out of it.
+            if PurePosixPath(name).name != name or name in ("", "..") or type(length) is not int or length < 0:
+                found.append(f"names a shard {name!r} of {length!r} records")
+        if (header["kind"] == "records") > bool(header["shards"]):
+            found.append("names no shard")
+    for name, kind in (("root", str), ("layout", str), ("index", dict)):
+        if not isinstance(header.get(name, kind()), kind):
+            found.append(f"has no good entry {name!r}")
+    return found
+
+
+def read_index(path: Path, header: Mapping[str, Any], where: str) -> pa.Table:
+    """The index that belongs to a header, mapped into memory: a row is read when it is asked for."""
+    damaged = f"the chunk store {where!r} is damaged: index.arrow"
+    try:
+        source = _source(path)
+        _check_stamp(source, header.get("index"), damaged)
+        index = pa.ipc.open_file(source).read_all()
+        if "index" not in header:
+            # Arrow trusts what it maps; a damaged offset would lead it astray.
+            index.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{damaged} cannot be read") from error
+    schema = INDEX_SCHEMA if header["shards"] else FILE_SCHEMA
+    if not index.schema.equals(schema) or len(index) != header["videos"]:
+        raise ValueError(f"{damaged} does not fit store.json")
+    return index
+
+
+def _source(path: Path) -> pa.Buffer:
+    """The file's bytes: a small one is copied, for a mapped file that vanishes ends the process."""
+    if path.stat().st_size <= MAPPED_FROM:
+        return pa.py_buffer(path.read_bytes())
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
+
+
+def _check_stamp(source: pa.Buffer, stamp: Mapping[str, Any] | None, damaged: str) -> None:
+    if stamp is None:
+        return
+    if source.size != stamp.get("bytes"):
+        raise ValueError(f"{damaged} has {source.size} bytes, store.json says {stamp.get('bytes')}")
+    if hashlib.sha256(source).hexdigest() != stamp.get("sha256"):
+        raise ValueError(f"{damaged} is not the one that store.json was written for")
+
+
+def checksum(mp4: bytes | memoryview) -> str:
     """What a chunk's bytes are held against when they are read."""
     return hashlib.blake2b(mp4, digest_size=16).hexdigest()
