@@ -74,7 +74,7 @@ def choose_times(
     """`count` times that never step back, in [start, end) (for `whole` in [0, duration)), float64.
 
     `rng` None is testing, and only there may a clip have several views. `duration` and `source_fps` are the video's:
-    the rule `whole` needs the first, `stride` (and `groups` with a stride) the second unless its option says one.
+    the rule `whole` needs the first, `stride` the second unless its option `fps` says another.
     """
     scene = Scene(start, end, count, view, views, duration, source_fps)
     if name not in TIMES:
@@ -134,10 +134,8 @@ def _fps(
     return scene.start + offset + (np.arange(scene.count) + 0.5) / rate
 
 
-def _stride(
-    rng: np.random.Generator | None, scene: Scene, step: int = 4, source_fps: float | None = None
-) -> np.ndarray:
-    """Every `step`-th frame of the source, which has `source_fps` frames a second or as many as the store says.
+def _stride(rng: np.random.Generator | None, scene: Scene, step: int = 4, fps: float | None = None) -> np.ndarray:
+    """Every `step`-th frame of a source that has `fps` frames a second: by default the store's own.
 
     The window of count * step frames lies at a random place in training (VideoMAE's pre-training) and in the middle
     in testing; the starts of several views are multiples of `step`, as in VideoMAE's test. Past the end of a clip
@@ -145,7 +143,10 @@ def _stride(
     """
     if step < 1:
         raise ValueError(f"the times 'stride' need a step of at least 1 frame, got {step}")
-    fps = _source_fps(source_fps, scene, "stride")
+    fps = scene.source_fps if fps is None else fps
+    if fps is None:
+        raise ValueError("the times 'stride' need the source's frames a second; give the option fps")
+    _check_rate(fps, "stride", "fps")
     # A frame is shown from k / fps on; a bound that is a frame's own time may be an ulp off.
     first, last = math.floor(scene.start * fps + 1e-6), math.ceil(scene.end * fps - 1e-6) - 1
     frames = max(1, last - first + 1)
@@ -189,14 +190,6 @@ def _jittered(rng: np.random.Generator, count: int, jitter: float, name: str) ->
     if not 0 <= jitter <= 1:
         raise ValueError(f"the times {name!r} need 0 <= jitter <= 1, got {jitter}")
     return 0.5 + (rng.random(count) - 0.5) * jitter if jitter < 1 else rng.random(count)
-
-
-def _source_fps(stated: float | None, scene: Scene, name: str) -> float:
-    fps = scene.source_fps if stated is None else stated
-    if fps is None:
-        raise ValueError(f"the times {name!r} need the source's frames a second; give the option source_fps")
-    _check_rate(fps, name, "source_fps")
-    return fps
 
 
 def _check_rate(rate: float, name: str, option: str) -> None:
