@@ -205,6 +205,8 @@ def test_stride_takes_the_stores_frames_and_starts_with_the_clips_first(fps):
         np.testing.assert_allclose(shown_T, first + 4 * np.arange(10) + 0.5, atol=1e-6)
         stated_T = choose_times(None, *clip, source_fps=fps, name="stride", step=2, fps=fps / 2)
         np.testing.assert_allclose(np.diff(stated_T) * fps, 4)
+    middle_T = choose_times(None, 0.0, 100 / fps, 10, source_fps=fps, name="stride", step=4)
+    assert np.floor(middle_T * fps + 1e-6)[0] == 30
     short_T = choose_times(None, 0.0, 3 / fps, 8, source_fps=fps, name="stride", step=1)
     np.testing.assert_array_equal(np.floor(short_T * fps + 1e-6), [0, 1, 2, 2, 2, 2, 2, 2])
 
