@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from vidlang.data import clip_columns, clips
 from vidlang.data.clips import ClipTable
 
 
@@ -88,6 +89,77 @@ def test_select_filter_and_only_videos():
         table.only_videos(["v9"])
 
 
+def test_select_gathers_from_many_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(clip_columns, "BATCH_ROWS", 7)
+    monkeypatch.setattr(clips, "TAKEN_ROWS", 11)
+    table = ClipTable.from_columns(columns(100)).save(tmp_path / "clips.arrow")
+    assert len(table._table.to_batches()) == 15
+    rows = np.random.default_rng(0).integers(0, 100, 60)
+    expected = {name: [values[row] for row in rows] for name, values in columns(100).items()}
+    assert as_lists(table.select(rows)) == expected
+    with pytest.raises(ValueError, match="at least one clip"):
+        table.select([])
+
+
+def parts(sizes=(3, 0, 5), **changes):
+    first = 0
+    for size in sizes:
+        yield ClipTable.from_columns(columns(8))._table.slice(first, size)
+        first += size
+
+
+def test_written_in_parts_equals_written_at_once(tmp_path):
+    written = ClipTable.write(tmp_path / "parts.arrow", parts(), tmp_path / "store")
+    saved = ClipTable.from_columns(columns(8), store=tmp_path / "store").save(tmp_path / "once.arrow")
+    assert as_lists(written) == as_lists(saved) and written.store == saved.store
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path):
+    def failing():
+        yield from parts()
+        raise OSError("the disk is gone")
+
+    turned = ClipTable.from_columns(columns(8))._table.set_column(
+        1, "start", [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 99.0, 7.0]]
+    )
+    wrong = [
+        (failing(), OSError, "disk is gone"),
+        ([], ValueError, "at least one clip"),
+        ([*parts((8,)), turned], ValueError, r"the first is row 14 \(v0, 99.0 to 7.5\)"),
+        ([*parts((8,)), turned.drop_columns(["note"])], ValueError, "columns changed from .* at row 8"),
+    ]
+    for tables, kind, message in wrong:
+        with pytest.raises(kind, match=message):
+            ClipTable.write(tmp_path / "clips.arrow", tables)
+        assert os.listdir(tmp_path) == []
+
+
+def test_concatenation_keeps_order_and_pickles_by_paths(tmp_path):
+    first = ClipTable.from_columns(columns(5), store="/somewhere").save(tmp_path / "first.arrow")
+    second = ClipTable.from_columns(columns(3), store="/somewhere").save(tmp_path / "second.arrow")
+    joined = ClipTable.concatenate([first, second])
+    expected = {name: values + columns(3)[name] for name, values in columns(5).items()}
+    assert as_lists(joined) == expected and joined.store == "/somewhere"
+    data = pickle.dumps(joined)
+    assert len(data) < 600 and as_lists(pickle.loads(data)) == expected
+    assert as_lists(joined.save(tmp_path / "joined.arrow")) == expected
+
+
+def test_unlike_tables_do_not_concatenate():
+    table = ClipTable.from_columns(columns(), store="/somewhere")
+    with pytest.raises(ValueError, match="has its videos in /elsewhere, table 0 in /somewhere"):
+        ClipTable.concatenate([table, ClipTable.from_columns(columns(), store="/elsewhere")])
+    with pytest.raises(ValueError, match="Table 1 has the columns .* must be the same"):
+        ClipTable.concatenate([table, ClipTable.from_columns(broken(note=None), store="/somewhere")])
+    with pytest.raises(ValueError, match="At least one"):
+        ClipTable.concatenate([])
+
+
+def test_a_store_elsewhere_keeps_its_address(tmp_path):
+    table = ClipTable.from_columns(columns(), store="gs://bucket/store").save(tmp_path / "clips.arrow")
+    assert table.store == ClipTable.open(table.path).store == "gs://bucket/store"
+
+
 def test_save_is_the_same_bytes_every_time(tmp_path):
     for name in "ab":
         ClipTable.from_columns(columns(), store=tmp_path / "store").save(tmp_path / name)
@@ -109,6 +181,7 @@ def broken(**changes) -> dict:
         (broken(end=[1.0, 0.5, 9.0, 9.0]), r"first is row 1 \(v1, 1.0 to 0.5\)"),
         (broken(start=[0.0, float("nan"), 0.0, 0.0]), "first is row 1"),
         ({name: [] for name in columns()}, "at least one clip"),
+        (broken(texts=[["a"], [None], ["b", None], []]), "'texts' must hold lists of sentences, 2 of their places are"),
     ],
 )
 def test_wrong_columns_are_named(table, message):

@@ -31,44 +31,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-REQUIRED = {
-    "video": pa.string(),
-    "start": pa.float64(),
-    "end": pa.float64(),
-    "texts": pa.list_(pa.string()),
-}
-KNOWN = REQUIRED | {
-    "verbs": pa.list_(pa.int32()),
-    "nouns": pa.list_(pa.int32()),
-    "group": pa.int64(),
-    "choices": pa.list_(pa.string()),
-    "answer": pa.int32(),
-    "question": pa.string(),
-    "label": pa.int32(),
-    "kind": pa.string(),
-    "id": pa.string(),
-    "answers": pa.list_(pa.string()),
-    "query": pa.int64(),
-    "choice": pa.int32(),
-    "span_start": pa.float64(),
-    "span_end": pa.float64(),
-    "verb_label": pa.int32(),
-    "noun_label": pa.int32(),
-}
+from vidlang.data.clip_columns import (
+    KNOWN,
+    TAKEN_ROWS,
+    check_schema,
+    check_values,
+    describe,
+    same_columns,
+    take,
+    write_tables,
+)
+
 _METADATA = b"vidlang_clips"
 _VERSION = 1
-# Rows of one record batch on disk. Text offsets are 32 bits wide within a batch, so a batch stays far below 2 GB.
-_BATCH_ROWS = 1 << 20
 
 
 class ClipTable:
     """Clips in columns, with the path of the chunk store that holds their videos."""
 
     def __init__(self, table: pa.Table, store: str | os.PathLike[str] | None = None) -> None:
-        _check_schema(table)
+        check_schema(table)
         self._table = table
-        self.store: str | None = None if store is None else os.path.abspath(store)
+        self.store: str | None = None if store is None else _absolute(store)
         self.path: str | None = None
+        # The tables that this one is a concatenation of: each finds its own rows again in another process.
+        self._parts: tuple[ClipTable, ...] = ()
 
     @classmethod
     def from_columns(
@@ -80,7 +67,7 @@ class ClipTable:
         if len(set(lengths.values())) > 1:
             raise ValueError(f"The columns of a clip table must have the same length, found {lengths}.")
         table = cls(pa.table(arrays), store=store)
-        _check_values(table._table)
+        check_values(table._table)
         return table
 
     @classmethod
@@ -97,24 +84,49 @@ class ClipTable:
         opened.path = path
         return opened
 
-    def save(self, path: str | os.PathLike[str]) -> ClipTable:
-        """Write the table to one file and return it as opened from there, memory-mapped."""
+    @classmethod
+    def write(
+        cls, path: str | os.PathLike[str], tables: Iterable[pa.Table], store: str | os.PathLike[str] | None = None
+    ) -> ClipTable:
+        """Write Arrow tables of the same columns one after another to one file and open it.
+
+        Only one of them is in memory at a time, so a generator makes tables of any size.
+        """
         path = os.path.abspath(path)
-        _check_values(self._table)
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
-        store = self.store
-        # A folder that holds table and store together can then be moved as a whole.
-        if store is not None and Path(store).is_relative_to(folder):
-            store = os.path.relpath(store, folder)
-        metadata = {_METADATA: json.dumps({"version": _VERSION, "store": store})}
-        table = self._table.replace_schema_metadata(metadata)
+        metadata = {_METADATA: json.dumps({"version": _VERSION, "store": _path_in_file(store, folder)})}
         # Renamed into place, so that a reader never maps a half-written file.
         partial = f"{path}.{os.getpid()}.partial"
-        with pa.OSFile(partial, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=_BATCH_ROWS)
-        os.replace(partial, path)
-        return ClipTable.open(path)
+        try:
+            write_tables(partial, tables, metadata)
+            os.replace(partial, path)
+        finally:
+            if os.path.exists(partial):
+                os.unlink(partial)
+        return cls.open(path)
+
+    def save(self, path: str | os.PathLike[str]) -> ClipTable:
+        """Write the table to one file and return it as opened from there, memory-mapped."""
+        return ClipTable.write(path, [self._table], self.store)
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[ClipTable]) -> ClipTable:
+        """One table after another, of the same columns and the same store; nothing is copied."""
+        if not tables:
+            raise ValueError("At least one clip table is needed to concatenate, found none.")
+        first = tables[0]
+        for place, table in enumerate(tables):
+            if table.store != first.store:
+                raise ValueError(f"Table {place} has its videos in {table.store}, table 0 in {first.store}.")
+            if not same_columns(table._table.schema, first._table.schema):
+                raise ValueError(
+                    f"Table {place} has the columns {describe(table._table.schema)}, table 0 has "
+                    f"{describe(first._table.schema)}; the columns of tables to concatenate must be the same."
+                )
+        joined = cls(pa.concat_tables([table._table.replace_schema_metadata() for table in tables]), first.store)
+        joined._parts = tuple(tables)
+        return joined
 
     @staticmethod
     def type_of(name: str) -> pa.DataType | None:
@@ -130,6 +142,8 @@ class ClipTable:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is not None:
             return ClipTable.open, (self.path,)
+        if self._parts:
+            return ClipTable.concatenate, (self._parts,)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self._table.schema) as writer:
             writer.write_table(self._table)
@@ -186,7 +200,9 @@ class ClipTable:
             raise ValueError(
                 f"Rows {indices.min()} to {indices.max()} were selected, the table has 0 to {len(self) - 1}."
             )
-        return ClipTable(self._table.take(pa.array(indices)), store=self.store)
+        pieces = [indices[first : first + TAKEN_ROWS] for first in range(0, max(len(indices), 1), TAKEN_ROWS)]
+        batches = self._table.to_batches()
+        return ClipTable(pa.concat_tables([take(batches, rows) for rows in pieces]), store=self.store)
 
     def filter(self, mask: Sequence[bool] | np.ndarray) -> ClipTable:
         """The clips where the mask is true."""
@@ -222,33 +238,17 @@ def _array(name: str, values: Sequence[Any]) -> pa.Array:
         raise ValueError(f"Column {name!r} must be of type {KNOWN.get(name, 'known to Arrow')}: {error}") from error
 
 
-def _check_schema(table: pa.Table) -> None:
-    missing = [name for name in REQUIRED if name not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"A clip table needs the columns {', '.join(REQUIRED)}; found {', '.join(table.column_names) or 'none'}, "
-            f"without {', '.join(missing)}."
-        )
-    for name in table.column_names:
-        found, expected = table.schema.field(name).type, KNOWN.get(name)
-        if expected is not None and found != expected:
-            raise ValueError(f"Column {name!r} of a clip table must be of type {expected}, found {found}.")
-    if not table.num_rows:
-        raise ValueError("A clip table needs at least one clip, found none; was everything filtered away?")
+def _absolute(store: str | os.PathLike[str]) -> str:
+    # An address such as gs://bucket/store is no path of this machine.
+    return str(store) if "://" in str(store) else os.path.abspath(store)
 
 
-def _check_values(table: pa.Table) -> None:
-    for name in REQUIRED:
-        if count := table.column(name).null_count:
-            raise ValueError(f"Column {name!r} must have a value in every clip, {count} clips have none.")
-    start, end = table.column("start").to_numpy(), table.column("end").to_numpy()
-    wrong = np.flatnonzero(~((start >= 0) & (start < end) & np.isfinite(end)))
-    if wrong.size:
-        row = int(wrong[0])
-        raise ValueError(
-            f"Every clip needs 0 <= start < end in seconds; {wrong.size} clips have not, the first is row {row} "
-            f"({table.column('video')[row].as_py()}, {start[row]} to {end[row]})."
-        )
+def _path_in_file(store: str | os.PathLike[str] | None, folder: str) -> str | None:
+    """A folder that holds table and store together can be moved as a whole: the path is then seen from it."""
+    if store is None:
+        return None
+    path = _absolute(store)
+    return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
 
 
 def _stored_path(table: pa.Table, path: str) -> str | None:
@@ -261,7 +261,8 @@ def _stored_path(table: pa.Table, path: str) -> str | None:
         raise ValueError(f"{path} has format version {header['version']}, this code reads version {_VERSION}.")
     if header["store"] is None:
         return None
-    return os.path.join(os.path.dirname(path), header["store"])
+    store: str = header["store"]
+    return store if "://" in store else os.path.join(os.path.dirname(path), store)
 
 
 def _from_bytes(data: bytes, store: str | None) -> ClipTable:
