@@ -75,3 +75,19 @@ def test_an_unknown_video_is_named(root, make_store):
     with pytest.raises(ValueError, match=r"MSRVTT_data.json, video 2: video 'video2' is not in the chunk store"):
         msrvtt.load("test", root=str(root), store=store)
     assert msrvtt.load("test", root=str(root), store=store, bad_clips="drop").column("video") == ["video3"]
+
+
+def test_multiple_choice_has_its_choices(root, store, rows_of, write_json, spoil):
+    captions = ["a", "b, c", "“d”", " e ", "f"]
+    path = write_json("msrvtt_mc_test.json", [{"video": "video2.mp4", "caption": captions, "answer": 2}])
+    row = {"video": "video2", "start": 0.0, "end": 10.0, "texts": ["“d”"]}
+    row |= {"id": "video2", "choices": captions, "answer": 2}
+    assert rows_of(msrvtt.load("mc", root=str(root), store=store)) == [row]
+    spoil(path, lambda items: items[0].update(answer=5))
+    with pytest.raises(ValueError, match="msrvtt_mc_test.json, item 0: 'answer' must be the place of one of 5 choices"):
+        msrvtt.load("mc", root=str(root), store=store)
+
+
+def test_videos_may_have_other_names_in_the_store(root, make_store):
+    store = make_store({"all/video0": 10.0})
+    assert msrvtt.load("train", root=str(root), store=store, video_name="all/{video}").column("video") == ["all/video0"]

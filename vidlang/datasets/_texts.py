@@ -1,0 +1,91 @@
+"""Names of videos, texts and answers: how published files hold them, and how a table wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vidlang.datasets._files import field, read_json
+
+# Of files that people call videos or images; a name may have other points in it.
+_VIDEOS = ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
+SUFFIXES = frozenset(f"{_VIDEOS} .bmp .gif .jpeg .jpg .png .webp".split())
+
+
+def naming(template: str, *parts: str) -> Callable[..., str]:
+    """How the store calls a published video: `naming("{video}")("a.mp4")` is "a".
+
+    The template may hold {video}, which is the published name less the suffix of a video file, {file}, which is the
+    published name as it is, and the `parts` of its reader, such as a folder.
+    """
+    known = ("video", "file", *parts)
+    places = ", ".join(f"{{{name}}}" for name in known)
+    try:
+        first, second = (template.format(**dict.fromkeys(known, text)) for text in ("a", "b"))
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ValueError(f"video_name {template!r} cannot be filled in ({error!r}); it may hold {places}") from error
+    if first == second:
+        raise ValueError(f"video_name {template!r} gives all videos one name; it may hold {places}")
+    return lambda name, **more: template.format(video=bare(name), file=name, **more)
+
+
+def bare(name: str) -> str:
+    """A file's name less the suffix of a video or image; names in a store have none."""
+    suffix = name[name.rfind(".") :] if "." in name else ""
+    return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
+
+
+def texts(record: Any, key: str, where: str) -> list[str]:
+    """A value that is published as a text or as a list of texts."""
+    if isinstance(record, Mapping) and isinstance(record.get(key), str):
+        return [record[key]]
+    values = field(record, key, list, where)
+    for number, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: {key!r} must be a text or a list of texts, its item {number} is {value!r}")
+    return values
+
+
+def items(value: Any, kind: type, path: Path, what: str = "item") -> Iterator[tuple[str, str, Any, Any]]:
+    """(place, where, key, record) of each record of a list (the key is its number from 0) or of an object.
+
+    The place is what a row of a table is called in errors, `where` names the file too.
+    """
+    content = field({"content": value}, "content", kind, str(path))
+    for key, record in content.items() if kind is dict else enumerate(content):
+        place = f"{what} {key!r}"
+        yield place, f"{path}, {place}", key, record
+
+
+def chosen(record: Any, key: str, choices: Sequence[str], where: str) -> int:
+    """The place of the right one among the choices."""
+    answer = field(record, key, int, where)
+    if not 0 <= answer < len(choices):
+        raise ValueError(f"{where}: {key!r} must be the place of one of {len(choices)} choices, found {answer}")
+    return answer
+
+
+def paragraph(sentences: Sequence[str], joiner: str) -> str:
+    """All sentences as one text; spaces around a sentence are left out, and so are empty sentences."""
+    return joiner.join(stripped for sentence in sentences if (stripped := sentence.strip()))
+
+
+def read_answers(path: Path) -> list[str]:
+    """A published list of answers, by class id."""
+    return texts({"answers": read_json(path)}, "answers", str(path))
+
+
+def class_ids(names: Sequence[str]) -> Callable[[str], int]:
+    """The place of a name in the list, or -1 where the list lacks it."""
+    ids = {name: number for number, name in reversed(list(enumerate(names)))}
+    return lambda name: ids.get(name, -1)
+
+
+def one_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of texts as a column of lists with one text each; no Python object per row."""
+    chunks = [pa.ListArray.from_arrays(np.arange(len(chunk) + 1, dtype=np.int32), chunk) for chunk in column.chunks]
+    return pa.chunked_array(chunks, pa.list_(pa.string()))
