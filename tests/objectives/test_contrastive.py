@@ -116,6 +116,55 @@ def test_invalid_rows_are_neither_queries_nor_candidates(sizes):
     assert {name: pytest.approx(scalars[name]) for name in accuracy} == accuracy
 
 
+def weighted_oracle(video, text, scale, weights):
+    """The mean over queries by weight, and its gradients by hand, in float64."""
+    v, t, share = video.astype(np.float64), text.astype(np.float64), weights / weights.sum()
+    cosine = v @ t.T
+    p_v2t, p_t2v, eye = softmax_rows(scale * cosine), softmax_rows(scale * cosine.T), np.eye(len(v))
+    value = -0.5 * (share @ np.log(np.diag(p_v2t)) + share @ np.log(np.diag(p_t2v)))
+    d_logits = 0.5 * (share[:, None] * (p_v2t - eye) + (share[:, None] * (p_t2v - eye)).T)
+    return value, (scale * d_logits @ t, scale * d_logits.T @ v, (d_logits * cosine).sum())
+
+
+@pytest.mark.parametrize("sizes", [None, MESHES[2]], ids=str)
+def test_rows_count_by_their_weights(sizes):
+    video, text = pairs(32, 8, seed=4)
+    weights = np.random.default_rng(5).random(32).astype(np.float32) * (np.arange(32) % 5 > 0)
+    expected, expected_gradients = weighted_oracle(video, text, 20.0, weights.astype(np.float64))
+    (value, scalars), gradients = on_mesh(chunked(3), sizes, video, text, np.float32(20.0), {"weight_B": weights})
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    for got, want in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=5e-7)
+    (_, plain_scalars), _ = on_mesh(chunked(3), sizes, video, text, np.float32(20.0), {})
+    assert scalars["accuracy_t2v"] == plain_scalars["accuracy_t2v"], "accuracies count rows"
+
+
+def test_only_ratios_of_weights_count():
+    video, text = pairs(16, 8)
+    plain_value = chunked(4)(video, text, np.float32(20.0), {})[0][0]
+    for weight in (1.0, 2.0, 1e-3):
+        value = chunked(4)(video, text, np.float32(20.0), {"weight_B": np.full(16, weight, np.float32)})[0][0]
+        np.testing.assert_allclose(value, plain_value, rtol=1e-6)
+
+
+def test_a_weight_of_a_row_that_is_not_valid_is_nothing():
+    video, text = pairs(16, 8)
+    valid, weights = np.arange(16) < 10, np.arange(1, 17).astype(np.float32)
+    kept, *_ = weighted_oracle(video[:10], text[:10], 20.0, weights[:10].astype(np.float64))
+    weights[12] = np.nan
+    (value, _), gradients = chunked(4)(video, text, np.float32(20.0), {"valid_B": valid, "weight_B": weights})
+    np.testing.assert_allclose(value, kept, rtol=2e-6)
+    assert np.isfinite(gradients[0]).all()
+    (value, _), gradients = chunked(4)(video, text, np.float32(20.0), {"weight_B": np.zeros(16, np.float32)})
+    assert value == 0 and not np.any(gradients[0])
+
+
+def test_mixed_clips_are_refused():
+    video, text = pairs(8, 4)
+    with pytest.raises(ValueError, match="a mixed clip has two; take mixup and cutmix out"):
+        chunked(4)(video, text, np.float32(20.0), {"mix_share_B": np.ones(8, np.float32)})
+
+
 def test_no_valid_row_gives_zero_and_finite_gradients():
     video, text = pairs(8, 4)
     (value, scalars), gradients = chunked(3)(video, text, np.float32(5.0), {"valid_B": np.zeros(8, bool)})

@@ -194,6 +194,12 @@ def test_steps_differ_and_places_draw_for_themselves(batch):
     np.testing.assert_allclose(video_of(how, half), video_of(how, batch)[:8], atol=1e-3)
 
 
+def test_changes_draw_independently(batch):
+    chosen = [changed(video_of(how, batch), batch) for how in (Augmentation(flip=0.5), Augmentation(grey=0.5))]
+    chosen.append(run(Augmentation(mixup=Mix(0.5)), batch)["mix_share_B"] < 1)
+    assert len({tuple(each.tolist()) for each in chosen}) == 3
+
+
 def test_a_change_draws_the_same_whatever_else_is_on(batch):
     flat = {"video_BTHWC": np.broadcast_to(batch["video_BTHWC"][:, :, :1, :1], SHAPE)}
     np.testing.assert_array_equal(

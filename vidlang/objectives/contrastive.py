@@ -27,9 +27,15 @@ def loss(
 
     `outputs` has video_BE and text_BE (row i of one belongs to row i of the other) and the logit scale.
     `direction_reduction` is "mean" or "sum" over the two directions. `batch["valid_B"]`, where present, drops rows
-    both as queries and as candidates. `chunk` rows a device are worked on at once; it never changes the result.
-    In-batch accuracies count a tie as wrong. Everything is computed in float32.
+    both as queries and as candidates. `batch["weight_B"]`, where present, weighs the rows as queries, by its ratios
+    alone: twice the weights are the same loss. `chunk` rows a device are worked on at once; it never changes the
+    result. In-batch accuracies count each valid row once, and a tie as wrong. Everything is computed in float32.
     """
+    if "mix_share_B" in batch:
+        raise ValueError(
+            "contrastive pairs a clip with its own text, and a mixed clip has two; take mixup and cutmix out of the "
+            "stage's augment"
+        )
     if direction_reduction not in ("mean", "sum"):
         raise ValueError(f'direction_reduction must be "mean" or "sum"; found {direction_reduction!r}')
     if chunk < 1:
@@ -52,12 +58,21 @@ def loss(
         _both_directions(chunk), video_BE, text_BE, jnp.arange(rows), valid_B, replicated=(scale,)
     )
 
-    weight_B1 = (valid_B / jnp.maximum(valid_B.sum(), 1))[:, None]
-    v2t, t2v = (loss_B2 * weight_B1).sum(axis=0)
-    accuracy_v2t, accuracy_t2v = (hit_B2 * weight_B1).sum(axis=0)
+    even_B = valid_B / jnp.maximum(valid_B.sum(), 1)
+    weight_B = _shares(batch["weight_B"], valid_B) if "weight_B" in batch else even_B
+    v2t, t2v = (loss_B2 * weight_B[:, None]).sum(axis=0)
+    accuracy_v2t, accuracy_t2v = (hit_B2 * even_B[:, None]).sum(axis=0)
     total = v2t + t2v if direction_reduction == "sum" else (v2t + t2v) / 2
     scalars = {"scale": scale, "accuracy_t2v": accuracy_t2v, "accuracy_v2t": accuracy_v2t}
     return total, jax.tree.map(jax.lax.stop_gradient, scalars)
+
+
+def _shares(weight_B: jax.Array, valid_B: jax.Array) -> jax.Array:
+    """What each row counts: its weight as a share of those of all valid rows, and nothing where that sum is 0."""
+    chex.assert_equal_shape([weight_B, valid_B])
+    weight_B = jnp.where(valid_B, weight_B.astype(jnp.float32), 0.0)
+    total = weight_B.sum()
+    return weight_B / jnp.where(total > 0, total, 1.0)
 
 
 def _both_directions(chunk: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
