@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 # What a batch carries of a clip that could not be read, and what the metrics count, is a place in this list.
 KINDS = (
     "damaged",  # the bytes are not what was written, or do not decode
@@ -13,6 +15,10 @@ KINDS = (
     "unreadable",  # the disk or the network failed, again and again
     "beyond",  # the clip lies past the end of its video
 )
+
+
+class StoreAway(OSError):
+    """A whole store cannot be reached, rather than one record of it: worth waiting for."""
 
 
 class BrokenVideo(ValueError):
@@ -31,3 +37,9 @@ class BrokenVideo(ValueError):
     def code(self) -> int:
         """The kind as a number, for batches."""
         return KINDS.index(self.kind)
+
+
+def check_deadline(deadline: float | None) -> None:
+    """Raises once time.monotonic() has passed `deadline`; None never passes."""
+    if deadline is not None and time.monotonic() > deadline:
+        raise BrokenVideo("decoding it takes longer than allowed", "timeout")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -18,6 +20,8 @@ from typing import Any
 import pyarrow as pa
 
 from vidlang.core.config import did_you_mean
+from vidlang.data.failures import StoreAway
+from vidlang.data.remote import Folder, RemoteFolder, cache_folder, open_folder
 
 FORMAT_VERSION = 1
 KINDS = ("records", "chunk_files", "videos", "images")
@@ -44,6 +48,7 @@ FILE_SCHEMA = pa.schema(
         ("modified_ns", pa.list_(pa.int64())),
     ]
 )
+TIMES_SCHEMA = pa.schema([("times", pa.list_(pa.float64()))])
 ROWS_AT_ONCE = 1024
 MAPPED_FROM = 16 << 20  # bytes
 
@@ -105,9 +110,6 @@ def write_header(
     **more: Any,
 ) -> None:
     """Writes store.json, after index.arrow; with it the folder is a store."""
-    index = folder / "index.arrow"
-    with open(index, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     header = {
         "format_version": FORMAT_VERSION,
         "kind": kind,
@@ -115,7 +117,7 @@ def write_header(
         "content_hash": content_hash,
         "settings": dict(settings),
         "shards": dict(shards),
-        "index": {"bytes": index.stat().st_size, "sha256": digest},
+        "index": stamp(folder / "index.arrow"),
         **more,
     }
     # Renamed, so that a folder never has half of it.
@@ -124,19 +126,27 @@ def write_header(
     half.replace(folder / "store.json")
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def stamp(path: Path) -> dict[str, Any]:
+    """Length and checksum of a file, by which store.json knows it."""
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def read_header(folder: Folder | Path) -> dict[str, Any]:
     """What store.json in a folder says; ValueError when the folder is not a store that can be read."""
-    if not path.is_dir():
-        raise ValueError(f"there is no chunk store at {str(path)!r}: no such folder; make one with launch.precut")
+    folder = folder if isinstance(folder, Folder) else open_folder(folder)
+    where = str(folder)
     try:
-        text = (path / "store.json").read_bytes().decode()
+        if not folder.exists():
+            raise ValueError(f"there is no chunk store at {where!r}: no such folder; make one with launch.precut")
+        text = folder.read("store.json").decode()
     except FileNotFoundError:
-        raise ValueError(
-            f"{str(path)!r} is not a chunk store: it has no store.json; make one with launch.precut"
-        ) from None
+        raise ValueError(f"{where!r} is not a chunk store: it has no store.json; make one with launch.precut") from None
+    except OSError as error:
+        raise StoreAway(f"the chunk store {where!r} cannot be reached: {error}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"the chunk store {str(path)!r} is damaged: store.json cannot be read") from error
-    return parse_header(text, str(path))
+        raise ValueError(f"the chunk store {where!r} is damaged: store.json cannot be read") from error
+    return parse_header(text, where)
 
 
 def parse_header(text: str, where: str) -> dict[str, Any]:
@@ -174,28 +184,93 @@ def _problems(header: dict[str, Any]) -> list[str]:
                 found.append(f"names a shard {name!r} of {length!r} records")
         if (header["kind"] == "records") > bool(header["shards"]):
             found.append("names no shard")
-    for name, kind in (("root", str), ("layout", str), ("index", dict)):
+    for name, kind in (("root", str), ("layout", str), ("index", dict), ("times", dict)):
         if not isinstance(header.get(name, kind()), kind):
             found.append(f"has no good entry {name!r}")
+    # It becomes part of a file's name in the cache.
+    for name in ("index", "times"):
+        if not found and name in header and not re.fullmatch("[0-9a-f]{64}", str(header[name].get("sha256"))):
+            found.append(f"has no good checksum of {name}.arrow")
     return found
 
 
-def read_index(path: Path, header: Mapping[str, Any], where: str) -> pa.Table:
+def check_expected(header: Mapping[str, Any], expect: Mapping[str, Any], where: str) -> None:
+    """Raises, in one sentence, unless the store is as its reader expects."""
+    differing = []
+    for name, value in expect.items():
+        place = header if name in ("format_version", "kind", "content_hash", "layout") else header["settings"]
+        if name not in place:
+            hint = did_you_mean(name, place)
+            differing.append(f"it says nothing of {name!r}{hint}, {value!r} was expected")
+        elif not _same(place[name], value):
+            differing.append(f"its {name} is {place[name]!r}, {value!r} was expected")
+    if differing:
+        raise ValueError(
+            f"the chunk store {where!r} is not the one that was asked for: {'; '.join(differing)}; name another store, "
+            "or change what is expected of it"
+        )
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Equal, also where JSON made a string of a fraction or a list of a tuple."""
+    if isinstance(expected, Mapping):
+        return isinstance(found, dict) and all(
+            name in found and _same(found[name], expected[name]) for name in expected
+        )
+    if isinstance(expected, tuple | list):
+        return isinstance(found, list) and len(found) == len(expected) and all(map(_same, found, expected))
+    if isinstance(expected, Fraction) or (isinstance(found, str) and isinstance(expected, int | float)):
+        try:
+            return Fraction(found) == Fraction(expected)
+        except (ValueError, TypeError, ZeroDivisionError):
+            return False
+    return bool(found == expected)
+
+
+def load_index(folder: Folder, header: Mapping[str, Any]) -> pa.Table:
     """The index that belongs to a header, mapped into memory: a row is read when it is asked for."""
-    damaged = f"the chunk store {where!r} is damaged: index.arrow"
+    index = _load(folder, "index.arrow", header.get("index"), header["videos"])
+    schema = INDEX_SCHEMA if header["shards"] else FILE_SCHEMA
+    if not index.schema.equals(schema):
+        raise ValueError(f"the chunk store {str(folder)!r} is damaged: index.arrow does not fit store.json")
+    if any(column.null_count for column in index.columns) or not len(index):
+        raise ValueError(f"the chunk store {str(folder)!r} is damaged: index.arrow has rows without values, or none")
+    return index
+
+
+def load_times(folder: Folder, header: Mapping[str, Any]) -> pa.ChunkedArray:
+    """The times of the frames of each video of a store of whole videos, null where they are evenly spaced."""
+    times = _load(folder, "times.arrow", header.get("times", {}), header["videos"])
+    if not times.schema.equals(TIMES_SCHEMA):
+        raise ValueError(f"the chunk store {str(folder)!r} is damaged: times.arrow does not fit store.json")
+    return times.column("times")
+
+
+def _load(folder: Folder, name: str, known: Mapping[str, Any] | None, rows: int) -> pa.Table:
+    """A table beside store.json, mapped, and held against what store.json says of it."""
+    damaged = f"the chunk store {str(folder)!r} is damaged: {name}"
     try:
-        source = _source(path)
-        _check_stamp(source, header.get("index"), damaged)
-        index = pa.ipc.open_file(source).read_all()
-        if "index" not in header:
+        source = _fetched(folder, name, known) if isinstance(folder, RemoteFolder) else _source(folder.local(name))
+        _check_stamp(source, known, damaged)
+        table = pa.ipc.open_file(source).read_all()
+        if known is None:
             # Arrow trusts what it maps; a damaged offset would lead it astray.
-            index.validate(full=True)
+            table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{damaged} cannot be read") from error
-    schema = INDEX_SCHEMA if header["shards"] else FILE_SCHEMA
-    if not index.schema.equals(schema) or len(index) != header["videos"]:
+    if len(table) != rows:
         raise ValueError(f"{damaged} does not fit store.json")
-    return index
+    return table
+
+
+def _fetched(folder: RemoteFolder, name: str, known: Mapping[str, Any] | None) -> pa.Buffer:
+    """A file of a remote store, by its content from a cache on this machine."""
+    if known is None:
+        return pa.py_buffer(folder.read(name))
+    kept = cache_folder() / f"{known.get('sha256')}.arrow"
+    if not kept.is_file() or kept.stat().st_size != known.get("bytes"):
+        folder.fetch(name, kept)
+    return _source(kept)
 
 
 def _source(path: Path) -> pa.Buffer:
@@ -206,12 +281,12 @@ def _source(path: Path) -> pa.Buffer:
         return file.read_buffer()
 
 
-def _check_stamp(source: pa.Buffer, stamp: Mapping[str, Any] | None, damaged: str) -> None:
-    if stamp is None:
+def _check_stamp(source: pa.Buffer, known: Mapping[str, Any] | None, damaged: str) -> None:
+    if known is None:
         return
-    if source.size != stamp.get("bytes"):
-        raise ValueError(f"{damaged} has {source.size} bytes, store.json says {stamp.get('bytes')}")
-    if hashlib.sha256(source).hexdigest() != stamp.get("sha256"):
+    if source.size != known.get("bytes"):
+        raise ValueError(f"{damaged} has {source.size} bytes, store.json says {known.get('bytes')}")
+    if hashlib.sha256(source).hexdigest() != known.get("sha256"):
         raise ValueError(f"{damaged} is not the one that store.json was written for")
 
 

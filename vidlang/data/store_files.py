@@ -1,0 +1,137 @@
+"""Stores over files that somebody else made: short chunks by their names, or whole videos. The files stay as they are.
+
+A chunk file is read whole and held against its checksum, as a record is. For a whole video that would cost more than
+decoding: its checksum is computed when a process first reads it, and again when its length or its date has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from vidlang.data.chunks import ChunkStore, VideoRow
+from vidlang.data.failures import StoreAway
+from vidlang.data.records import RecordError
+from vidlang.data.remote import Folder, LocalFolder, is_address, open_folder
+from vidlang.data.store_index import load_times
+
+REMEMBERED = 1 << 16  # videos of which a process knows that they are intact
+
+
+def root_folder(folder: Folder, header: Mapping[str, Any]) -> Folder:
+    """Where the files of an adopted folder lie, seen from where its store lies now."""
+    root = header.get("root")
+    if not root:
+        raise ValueError(f"the chunk store {str(folder)!r} is damaged: store.json does not say where its files lie")
+    if is_address(root) or os.path.isabs(root):
+        return open_folder(root)
+    if isinstance(folder, LocalFolder):
+        return LocalFolder(Path(os.path.normpath(folder.path / root)))
+    scheme, _, rest = folder.path.partition("://")
+    return open_folder(f"{scheme}://{posixpath.normpath(posixpath.join(rest, root))}")
+
+
+def require_root(root: Folder, where: str) -> None:
+    """Raises StoreAway where the folder of the files is gone or, as an unmounted disk leaves it, empty."""
+    try:
+        there, reason = root.occupied(), "it is empty"
+    except OSError as error:
+        there, reason = False, str(error)
+    if not there:
+        raise StoreAway(f"the files of the chunk store {where!r} in {str(root)!r} cannot be reached: {reason}")
+
+
+class FileStore(ChunkStore):
+    """A store whose chunks are files."""
+
+    def __init__(self, folder: Folder, header: Mapping[str, Any]) -> None:
+        super().__init__(folder, header)
+        self.root = root_folder(folder, header)
+
+    def require_present(self) -> None:
+        """Raises StoreAway where the store, or the folder of its files, cannot be reached."""
+        super().require_present()
+        require_root(self.root, str(self.path))
+
+    def file(self, row: int, chunk: int) -> str:
+        """The path of a chunk, from the root."""
+        name: str = self.cell("file", row)[chunk].as_py()
+        # A damaged index must not lead out of the folder.
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise RecordError(f"its file {name!r} is not below {str(self.root)!r}")
+        return name
+
+    def _content(self, row: int, chunk: int) -> bytes | memoryview:
+        content = self._load(self.file(row, chunk))
+        size = self.cell("bytes", row)[chunk].as_py()
+        if len(content) < size:
+            kind = "truncated" if len(content) else "empty"
+            raise RecordError(f"its file has {len(content)} bytes, it had {size} when it was adopted", kind)
+        return content
+
+    def _load(self, name: str) -> bytes | memoryview:
+        return self.root.read(name)
+
+
+class ChunkFileStore(FileStore):
+    """Short chunks, one a file: VIDEO.mp4/0.mp4, 15.mp4, ... (by seconds) or VIDEO/0.mp4, 1.mp4, ... (by index).
+
+    Chunk k begins at k times `chunk_seconds`, however many frames those before it hold: cutting 29.97 frames a second
+    leaves 449 or 451 where 450 were meant, which must not add up.
+    """
+
+    def _frames_at(self, row: int, times_T: np.ndarray, info: VideoRow) -> np.ndarray:
+        counts = self.cell("chunk_frames", row).values.to_numpy()
+        if len(counts) == 1:
+            return super()._frames_at(row, times_T, info)
+        length = self.settings["chunk_seconds"]
+        # The small number is for times that are frame times themselves, rounded down by a last bit.
+        later_T = np.minimum(times_T, info.duration) + 1e-6 / info.fps
+        chunks_T = np.minimum((later_T / length).astype(np.int64), len(counts) - 1)
+        ranks_T = ((later_T - chunks_T * length) * info.fps).astype(np.int64)
+        return (np.cumsum(counts) - counts)[chunks_T] + np.minimum(ranks_T, counts[chunks_T] - 1)
+
+
+class VideoStore(FileStore):
+    """Whole videos of any container, with the time of every frame."""
+
+    def __init__(self, folder: Folder, header: Mapping[str, Any]) -> None:
+        super().__init__(folder, header)
+        self._times = load_times(folder, header)
+        self._verified: OrderedDict[int, tuple[int, int]] = OrderedDict()
+
+    def frame_times(self, row: int) -> np.ndarray | None:
+        """The times of a video's frames in seconds, None where they are evenly spaced from 0 on."""
+        times = self._times[row].values
+        return None if times is None else times.to_numpy()
+
+    def _load(self, name: str) -> bytes | memoryview:
+        return self.root.content(name)
+
+    def _intact(self, content: bytes | memoryview, row: int, chunk: int) -> bool:
+        state = self.root.state(self.file(row, chunk))
+        if not self.root.remote and self._verified.get(row) == state:
+            return True
+        if not super()._intact(content, row, chunk):
+            return False
+        self._verified[row] = state
+        while len(self._verified) > REMEMBERED:
+            # Another thread may have been quicker.
+            self._verified.pop(next(iter(self._verified)), None)
+        return True
+
+    def _forget(self, row: int, chunk: int) -> None:
+        self._verified.pop(row, None)
+
+    def _frames_at(self, row: int, times_T: np.ndarray, info: VideoRow) -> np.ndarray:
+        times = self.frame_times(row)
+        if times is None:
+            return super()._frames_at(row, times_T, info)
+        # The frame shown is the last that has begun; the small number is for times rounded down by a last bit.
+        return np.searchsorted(times, times_T + 1e-6 / info.fps, side="right") - 1
