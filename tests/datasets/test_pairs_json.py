@@ -87,7 +87,7 @@ def test_questions_have_any_ids_and_answers(write_json, load, tmp_path):
     [
         ({"vide": "a.mp4", "caption": "x"}, "retrieval", r"item 1: there is no 'video' \(did you mean 'vide'"),
         ({"video": "a.mp4", "captions": "x"}, "retrieval", r"item 1: there is no 'caption' \(did you mean"),
-        ({"video": 7, "caption": "x"}, "retrieval", "item 1: 'video' must be a list, found 7"),
+        ({"video": 7, "caption": "x"}, "retrieval", "item 1: 'video' must be a text or a list of texts, found 7"),
         ({"video": "gone.mp4", "caption": "x"}, "retrieval", "item 1: video 'gone' is not in the chunk store"),
         ({"video": "a.mp4", "answer": "x"}, "questions", "item 1: there is no 'question'"),
         ("a.mp4", "retrieval", "item 1: expected an object, found 'a.mp4'"),

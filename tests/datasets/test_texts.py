@@ -5,7 +5,18 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from vidlang.datasets._texts import bare, chosen, class_ids, items, naming, one_text, paragraph, read_answers, texts
+from vidlang.datasets._texts import (
+    bare,
+    chosen,
+    class_ids,
+    items,
+    naming,
+    one_text,
+    paragraph,
+    read_answers,
+    span,
+    texts,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +58,7 @@ def test_texts_are_one_or_several():
     assert texts({"caption": ["a", ""]}, "caption", "here") == ["a", ""]
     with pytest.raises(ValueError, match="here: 'caption' must be a text or a list of texts, its item 1 is 3"):
         texts({"caption": ["a", 3]}, "caption", "here")
-    with pytest.raises(ValueError, match="here: 'caption' must be a list, found 3"):
+    with pytest.raises(ValueError, match="here: 'caption' must be a text or a list of texts, found 3"):
         texts({"caption": 3}, "caption", "here")
     with pytest.raises(ValueError, match=r"here: there is no 'caption' \(did you mean 'captions'\?\)"):
         texts({"captions": "a"}, "caption", "here")
@@ -78,10 +89,22 @@ def test_answers_have_ids(write_json):
     number = class_ids(answers)
     assert answers == ["yes", "two", "yes"]
     assert [number(answer) for answer in ("two", "yes", "no")] == [1, 0, -1]
-    with pytest.raises(ValueError, match="'answers' must be a list"):
+    with pytest.raises(ValueError, match="'answers' must be a text or a list of texts, found {'yes': 0}"):
         read_answers(write_json("answers.json", {"yes": 0}))
 
 
 def test_one_text_keeps_every_text_of_every_chunk():
     column = pa.chunked_array([pa.array(["x", "a", "b"])[1:], pa.array([], pa.string()), pa.array(["é"])])
     assert one_text(column).to_pylist() == [["a"], ["b"], ["é"]]
+
+
+def test_a_span_is_two_numbers():
+    assert span([1, 2.5], "here: 'times'") == (1, 2.5)
+    assert span([0, 3], "here: 'times'", int) == (0, 3)
+    for wrong in ([1], [1, 2, 3], "12", {"0": 1}, [True, 2]):
+        with pytest.raises(ValueError, match=r"here: 'times' must be \[start, end\], found"):
+            span(wrong, "here: 'times'")
+    with pytest.raises(ValueError, match="here: 'times' must be two numbers, found"):
+        span([1, "2"], "here: 'times'")
+    with pytest.raises(ValueError, match="here: 'times' must be two whole numbers, found"):
+        span([1, 2.5], "here: 'times'", int)

@@ -41,13 +41,24 @@ def bare(name: str) -> str:
 
 def texts(record: Any, key: str, where: str) -> list[str]:
     """A value that is published as a text or as a list of texts."""
-    if isinstance(record, Mapping) and isinstance(record.get(key), str):
-        return [record[key]]
-    values = field(record, key, list, where)
-    for number, value in enumerate(values):
-        if not isinstance(value, str):
-            raise ValueError(f"{where}: {key!r} must be a text or a list of texts, its item {number} is {value!r}")
+    value = record[key] if isinstance(record, Mapping) and key in record else field(record, key, list, where)
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list):
+        raise ValueError(f"{where}: {key!r} must be a text or a list of texts, found {value!r}")
+    for number, text in enumerate(values):
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: {key!r} must be a text or a list of texts, its item {number} is {text!r}")
     return values
+
+
+def span(value: Any, where: str, kind: type = float) -> tuple[Any, Any]:
+    """A published [start, end]; `where` names the record and the key."""
+    numbers = (int, float) if kind is float else int
+    if not (isinstance(value, list) and len(value) == 2 and all(type(x) is not bool for x in value)):
+        raise ValueError(f"{where} must be [start, end], found {value!r}")
+    if not all(isinstance(number, numbers) for number in value):
+        raise ValueError(f"{where} must be two {'numbers' if kind is float else 'whole numbers'}, found {value!r}")
+    return value[0], value[1]
 
 
 def items(value: Any, kind: type, path: Path, what: str = "item") -> Iterator[tuple[str, str, Any, Any]]:
