@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import csv as python_csv
+import gc
 import json
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from absl import logging
 from pyarrow import csv
 
 from vidlang.core.config import did_you_mean
@@ -42,22 +43,45 @@ class _PlainUnpickler(pickle.Unpickler):
     """Numbers, texts, lists, tuples and dicts only: a pickle may otherwise run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # Numbers that numpy computed are pickled through these three.
+        if (module.replace("._core.", ".core."), name) == ("numpy.core.multiarray", "scalar"):
+            return _plain_number
+        if (module, name) in (("numpy", "dtype"), ("_codecs", "encode")):
+            return np.dtype if module == "numpy" else _latin_bytes
         raise ValueError(f"it holds a {module}.{name}; only plain numbers, texts, lists and dicts are read")
+
+
+def _plain_number(kind: np.dtype, data: bytes) -> Any:
+    if kind.kind not in "biuf" or len(data) != kind.itemsize:
+        raise ValueError(f"it holds a value of type {kind}; only plain numbers are read")
+    return np.frombuffer(data, kind)[0].item()
+
+
+def _latin_bytes(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise ValueError(f"it holds bytes encoded as {encoding!r}, which no plain number has")
+    return text.encode("latin1")
 
 
 def read_pickle(path: Path) -> Any:
     """The plain value of a pickle; anything that could run code is refused."""
-    with path.open("rb") as file:
-        try:
+    # Millions of small objects come to life and none of them dies: looking for dead ones takes longer than reading.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with path.open("rb") as file:
             return _PlainUnpickler(file).load()
-        except Exception as error:  # a damaged pickle can raise almost anything
-            raise ValueError(f"{path} cannot be read as a pickle of plain values: {error}") from error
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise ValueError(f"{path} cannot be read as a pickle of plain values: {error}") from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def field(record: Any, key: str, kind: type, where: str, default: Any = ...) -> Any:
     """One value of a JSON object, of the kind it must have; `where` names the record in errors."""
     if not isinstance(record, Mapping):
-        raise ValueError(f"{where}: expected an object, found {_short(record)}")
+        raise ValueError(f"{where}: expected an object, found {short(record)}")
     if key not in record:
         if default is not ...:
             return default
@@ -67,7 +91,7 @@ def field(record: Any, key: str, kind: type, where: str, default: Any = ...) -> 
     value = record[key]
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
-        raise ValueError(f"{where}: {key!r} must be {KINDS[kind]}, found {_short(value)}")
+        raise ValueError(f"{where}: {key!r} must be {KINDS[kind]}, found {short(value)}")
     return value
 
 
@@ -78,25 +102,21 @@ def read_csv(
     optional: Mapping[str, type] | None = None,
     delimiter: str = ",",
     names: Sequence[str] | None = None,
-    bad_rows: str = "error",
 ) -> pa.Table:
     """The columns named in `kinds` (str, float or int) and, where the file has them, `optional`.
 
-    `names` are given for files without a header. Rows with too few or too many fields are an error, or are skipped
-    and counted with bad_rows="skip".
+    `names` are given for files without a header. A row with too few or too many fields is an error; `_columns` reads
+    files that are known to have such rows.
     """
     optional = optional or {}
-    skipped: list[str] = []
+    wrong: list[str] = []
 
     def handle(row: Any) -> str:
-        skipped.append(f"{row.actual_columns} fields in place of {row.expected_columns}: {_short(row.text)}")
-        return "skip" if bad_rows == "skip" else "error"
+        wrong.append(f"{row.actual_columns} fields in place of {row.expected_columns}: {short(row.text)}")
+        return "error"
 
-    found = names or _header(path, delimiter)
-    missing = [name for name in kinds if name not in found]
-    if missing:
-        hint = did_you_mean(missing[0], found)
-        raise ValueError(f"{path} has no column {missing[0]!r}{hint}; its columns are {', '.join(found)}")
+    found = names or header(path, delimiter)
+    check_columns(path, kinds, found)
     wanted = [name for name in (*kinds, *optional) if name in found]
     try:
         table = csv.read_csv(
@@ -108,10 +128,8 @@ def read_csv(
             ),
         )
     except pa.ArrowInvalid as error:
-        reason = f"a row has {skipped[-1]}" if skipped else str(error)
+        reason = f"a row has {wrong[-1]}" if wrong else str(error)
         raise ValueError(f"{path} cannot be read as a table with {len(found)} columns: {reason}") from error
-    if skipped:
-        logging.warning("%s: skipped %d rows, the first has %s", path, len(skipped), skipped[0])
     if not len(table):
         raise ValueError(f"{path} has no rows")
     for name, kind in {**kinds, **optional}.items():
@@ -132,7 +150,7 @@ def parse_numbers(texts: pa.ChunkedArray, kind: type, path: Path, name: str, *, 
                 kind(value)
             except ValueError:
                 where = f"{path}, row {row + first_row}, column {name!r}"
-                raise ValueError(f"{where}: must be {KINDS[kind]}, found {_short(value)}") from None
+                raise ValueError(f"{where}: must be {KINDS[kind]}, found {short(value)}") from None
         # Python takes some spellings that Arrow does not, such as 1_000 and infinity.
         raise ValueError(f"{path}, column {name!r}: some values are not written as {KINDS[kind]}") from None
 
@@ -147,7 +165,7 @@ def parse_seconds(texts: Sequence[str], path: Path, name: str, *, first_row: int
                 raise ValueError(text)
         except ValueError:
             where = f"{path}, row {row + first_row}, column {name!r}"
-            raise ValueError(f"{where}: must be a time such as 00:01:02.50, found {_short(text)}") from None
+            raise ValueError(f"{where}: must be a time such as 00:01:02.50, found {short(text)}") from None
         seconds_R[row] = sum(part * 60**power for power, part in enumerate(reversed(parts)))
     return seconds_R
 
@@ -158,15 +176,24 @@ def parse_ids(text: str, where: str) -> list[int]:
     try:
         return [int(part) for part in inner.split(",")] if inner else []
     except ValueError:
-        raise ValueError(f"{where}: must be a list of whole numbers, found {_short(text)}") from None
+        raise ValueError(f"{where}: must be a list of whole numbers, found {short(text)}") from None
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
+def header(path: Path, delimiter: str) -> list[str]:
+    """Names of the columns of a csv file."""
     with open_text(path) as file:
         line = file.readline().rstrip("\r\n")
     if not line:
         raise ValueError(f"{path} is empty; is the download complete?")
-    return [name.strip().strip('"') for name in line.split(delimiter)]
+    return [name.strip() for name in next(python_csv.reader([line], delimiter=delimiter))]
+
+
+def check_columns(path: Path, wanted: Iterable[str], found: Sequence[str]) -> None:
+    """Raises where a column is missing."""
+    for name in wanted:
+        if name not in found:
+            hint = did_you_mean(name, found)
+            raise ValueError(f"{path} has no column {name!r}{hint}; its columns are {', '.join(found)}")
 
 
 def open_text(path: Path) -> IO[str]:
@@ -174,6 +201,7 @@ def open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", errors="replace")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as errors show it."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

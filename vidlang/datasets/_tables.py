@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 from absl import logging
 
 from vidlang.core.config import did_you_mean, fingerprint
-from vidlang.data.chunks import open_store
+from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.clips import ClipTable
 
 BAD_CLIPS = ("error", "drop")
 CACHE = "VIDLANG_CACHE"
+BESIDE = ".vidlang"
 # Raise it when the same files give other tables.
 VERSION = 1
 
@@ -80,48 +81,83 @@ def checked(table: pa.Table, store: str | Path, bad_clips: str, place: Callable[
     A clip of a video that the store lacks, or one that starts beyond its video's end, is an error that names its
     `place`, or is left out and counted where `bad_clips` is "drop". An end beyond the video is left as published.
     """
+    parts = checked_parts([(table, np.arange(len(table)))], store, bad_clips, place)
+    return ClipTable(pa.concat_tables(list(parts)), store=store)
+
+
+def checked_parts(
+    parts: Iterable[tuple[pa.Table, np.ndarray]], store: str | Path, bad_clips: str, place: Callable[[int], str]
+) -> Iterator[pa.Table]:
+    """As `checked`, for tables that are too big for memory: each part comes with the number that `place` gets of each
+    of its rows."""
     choose("bad_clips", bad_clips, BAD_CLIPS)
     opened = open_store(store)
-    known = pa.array(opened.videos, pa.string())
-    duration_V = np.array([opened.info(video).duration for video in opened.videos])
-    row_R = pc.fill_null(pc.index_in(table.column("video"), value_set=known), -1).to_numpy()
-    start_R, end_R = table.column("start").to_numpy(), table.column("end").to_numpy()
-    duration_R = np.where(row_R >= 0, duration_V[row_R], np.inf)
-    end_R = np.where(np.isnan(end_R), duration_R, end_R)
-    unknown_R, beyond_R, turned_R = row_R < 0, start_R >= duration_R, ~((start_R >= 0) & (start_R < end_R))
-    if (bad_R := unknown_R | beyond_R | turned_R).any():
-        row = int(np.argmax(bad_R))
-        video = table.column("video")[row].as_py()
-        clip = f"{start_R[row]:g} to {end_R[row]:g} s of video {video!r}"
-        if unknown_R[row]:
-            hint = did_you_mean(video, opened.videos) if len(opened) <= 10_000 else ""
-            reason = f"video {video!r} is not in the chunk store {str(store)!r}{hint}; precut it"
-        elif turned_R[row] and not beyond_R[row]:
-            reason = f"the clip {clip} is none: 0 <= start < end is needed"
-        else:
-            reason = f"the clip {clip} starts after the video's end at {duration_R[row]:g} s"
-        counts = f"{int(unknown_R.sum())} clips of unknown videos, {int((bad_R & ~unknown_R).sum())} without a moment"
-        if bad_clips == "error" or bad_R.all():
-            raise ValueError(f"{place(row)}: {reason}, or leave such clips out with bad_clips='drop' ({counts})")
-        logging.warning("Left out of %d clips: %s; the first is %s: %s.", len(table), counts, place(row), reason)
-    end = pa.array(np.where(bad_R, start_R, end_R))
-    table = table.set_column(table.column_names.index("end"), "end", end).filter(pa.array(~bad_R))
-    return ClipTable(table, store=store)
+    duration_V = opened.infos()["duration"]
+    kept, unknown, wrong, first = 0, 0, 0, ""
+    for table, number_R in parts:
+        row_R = opened.videos.find_many(table.column("video"))
+        start_R, end_R = (table.column(name).to_numpy() for name in ("start", "end"))
+        duration_R = np.where(row_R >= 0, duration_V[row_R], np.inf)
+        end_R = np.where(np.isnan(end_R), duration_R, end_R)
+        good_R = (row_R >= 0) & (start_R >= 0) & (start_R < np.minimum(end_R, duration_R)) & np.isfinite(end_R)
+        if not good_R.all():
+            row = int(np.argmin(good_R))
+            unknown += int((row_R < 0).sum())
+            wrong += int((~good_R & (row_R >= 0)).sum())
+            clip = (table.column("video")[row].as_py(), float(start_R[row]), float(end_R[row]))
+            first = first or f"{place(int(number_R[row]))}: {_mistake(opened, clip, row_R[row], duration_R[row])}"
+            if bad_clips == "error":
+                raise ValueError(_left_out(first, unknown, wrong))
+        table = table.set_column(table.column_names.index("end"), "end", pa.array(end_R)).filter(pa.array(good_R))
+        kept += len(table)
+        yield table
+    if first and not kept:
+        raise ValueError(_left_out(first, unknown, wrong))
+    if first:
+        logging.warning("Left out %d clips of %d: %s", unknown + wrong, unknown + wrong + kept, first)
+
+
+def _left_out(first: str, unknown: int, wrong: int) -> str:
+    counts = f"{unknown} clips of unknown videos and {wrong} without a moment so far"
+    return f"{first}, or leave such clips out with bad_clips='drop' ({counts})"
+
+
+def _mistake(opened: ChunkStore, clip: tuple[str, float, float], row: int, duration: float) -> str:
+    video, start, end = clip
+    if row < 0:
+        hint = did_you_mean(video, opened.videos) if len(opened) <= 10_000 else ""
+        return f"video {video!r} is not in the chunk store {str(opened.path)!r}{hint}; precut it"
+    words = f"the clip {start:g} to {end:g} s of video {video!r}"
+    if start >= duration:
+        return f"{words} starts after the video's end at {duration:g} s"
+    return f"{words} is none: 0 <= start < end is needed"
 
 
 def cached(
-    name: str, sources: Sequence[Path], options: Mapping[str, Any], store: str | Path, make: Callable[[], ClipTable]
+    name: str,
+    sources: Sequence[Path],
+    options: Mapping[str, Any],
+    store: str | Path,
+    make: Callable[[], ClipTable | Iterable[pa.Table]],
 ) -> ClipTable:
-    """What `make()` gives, from a file where the same sources, options and store gave it before."""
+    """What `make()` gives, from a file where the same sources, options and store gave it before.
+
+    Made tables stay until somebody deletes their folder: a run may still send the path of an older one to new worker
+    processes, and over a network a mapped file that is deleted takes its readers down.
+    """
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
     content = open_store(store).content_hash
     key = fingerprint({"version": VERSION, "name": name, "sources": stats, "store": [str(store), content], **options})
-    folder = _cache_folder(sources[0].parent)
-    path = folder / f"{name}-{key}.arrow"
+    file = f"{name}-{key}.arrow"
+    kept = sources[0].parent / BESIDE / file
+    # Made by somebody who may write there, used by all.
+    path = kept if kept.exists() else _cache_folder(sources[0].parent) / file
     if not path.exists():
-        with _lock(folder / f".{path.name}.lock"):
+        with _lock(path.with_name(f".{file}.lock")):
             if not path.exists():  # another process may have made it while this one waited
-                make().save(path)
+                logging.info("Reading %s; the table is kept in %s for the next time.", sources[0], path)
+                made = make()
+                made.save(path) if isinstance(made, ClipTable) else ClipTable.write(path, made, store)
     return ClipTable.open(path)
 
 
@@ -130,12 +166,18 @@ def _cache_folder(beside: Path) -> Path:
     if CACHE in os.environ:
         folder = Path(os.environ[CACHE])
     elif os.access(beside, os.W_OK):
-        folder = beside / ".vidlang"
+        folder = beside / BESIDE
     else:
         folder = Path(tempfile.gettempdir()) / f"vidlang-{os.getuid()}"
         logging.warning("%s cannot be written to; its tables are kept in %s. $%s moves them.", beside, folder, CACHE)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def name_videos(names: pa.Array | pa.ChunkedArray, name: Callable[[str], str]) -> pa.Array | pa.ChunkedArray:
+    """What the store calls the videos of a whole column; `name` comes from `_texts.naming`."""
+    known = pc.unique(names)
+    return pa.array([name(found) for found in known.to_pylist()], pa.string()).take(pc.index_in(names, value_set=known))
 
 
 @contextlib.contextmanager

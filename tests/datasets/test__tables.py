@@ -1,0 +1,183 @@
+"""Rows are held against the store whole columns at a time, and a made table is found again."""
+
+import logging
+import os
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from vidlang.data.clips import ClipTable
+from vidlang.datasets import _tables
+from vidlang.datasets._tables import Rows, cached, checked, checked_parts, choose, name_videos, published
+
+SECONDS = {"b": 10.0, "a": 20.0, "c": 30.0}
+
+
+@pytest.fixture(scope="module")
+def store(make_store):
+    return make_store(SECONDS)
+
+
+def clips(*rows):
+    """A table of (video, start, end) whose texts are the numbers of its rows."""
+    video, start, end = zip(*rows, strict=True)
+    texts = pa.array([[str(i)] for i in range(len(rows))])
+    return pa.table(
+        {"video": video, "start": pa.array(start, pa.float64()), "end": pa.array(end, pa.float64()), "texts": texts}
+    )
+
+
+def place(row):
+    return f"file.csv, row {row}"
+
+
+NAN = float("nan")
+
+
+def test_missing_ends_are_those_of_the_videos_and_others_stay(store):
+    rows = [("a", 0, NAN), ("b", 9.5, NAN), ("c", 1, 99), ("a", 3, 4)]
+    table = checked(clips(*rows), store, "error", place)
+    assert table.column("end").tolist() == [20, 10, 99, 4]
+    assert table.column("video") == ["a", "b", "c", "a"] and table.store == store
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("d", 0, 1), r"video 'd' is not in the chunk store .*; precut it"),
+        (("b", 10, 11), "the clip 10 to 11 s of video 'b' starts after the video's end at 10 s"),
+        (("b", 10, NAN), "the clip 10 to 10 s of video 'b' starts after the video's end at 10 s"),
+        (("a", -1, 2), r"the clip -1 to 2 s of video 'a' is none: 0 <= start < end is needed"),
+        (("a", 2, 2), "the clip 2 to 2 s of video 'a' is none"),
+        (("a", NAN, 2), "the clip nan to 2 s of video 'a' is none"),
+        (("a", 2, float("inf")), "the clip 2 to inf s of video 'a' is none"),
+    ],
+)
+def test_each_bad_clip_is_named_or_dropped(store, row, message, caplog):
+    table = clips(("a", 0, 1), row, ("c", 0, 1), row)
+    with pytest.raises(ValueError, match="file.csv, row 1: " + message):
+        checked(table, store, "error", place)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        kept = checked(table, store, "drop", place)
+    assert kept.column("texts") == [["0"], ["2"]]
+    assert "Left out 2 clips of 4: file.csv, row 1: " in caplog.text
+    with pytest.raises(ValueError, match="bad_clips='drop'"):
+        checked(clips(row), store, "drop", place)
+    with pytest.raises(ValueError, match=r"unknown bad_clips 'dropp' \(did you mean 'drop'\?\)"):
+        checked(table, store, "dropp", place)
+
+
+def test_parts_give_what_the_whole_gives(store):
+    rng = np.random.default_rng(0)
+    rows = [(str(rng.choice(["a", "b", "c", "d"])), float(rng.uniform(-1, 12)), 13.0) for _ in range(200)]
+    whole = clips(*rows)
+    cuts = [0, 1, 60, 60, 130, 200]
+    parts = [(whole.slice(a, b - a), np.arange(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+    in_parts = pa.concat_tables(checked_parts(parts, store, "drop", place))
+    good = [r for r in rows if r[0] in SECONDS and 0 <= r[1] < SECONDS[r[0]]]
+    assert in_parts.column("start").to_pylist() == [start for _, start, _ in good] and 0 < len(good) < 200
+    assert in_parts.equals(checked(whole, store, "drop", place)._table)
+
+
+def test_an_error_in_a_later_part_names_its_own_row(store):
+    parts = [(clips(("a", 0, 1), ("a", 1, 2)), np.array([5, 9])), (clips(("a", 0, 1), ("d", 1, 2)), np.array([11, 14]))]
+    with pytest.raises(ValueError, match="file.csv, row 14: video 'd'"):
+        list(checked_parts(parts, store, "error", place))
+
+
+def test_rows_name_their_places(tmp_path, store):
+    rows = Rows(tmp_path / "file.json")
+    rows.add("item 4", video="a", texts=["x"], id="one", answers=[])
+    rows.add("item 7", video="b", start=1, end=2, texts=[], id="two", answers=["y"])
+    table = rows.table(store, "error")
+    assert table.row(0) == {"video": "a", "start": 0, "end": 20, "texts": ["x"], "id": "one", "answers": []}
+    assert table.row(1) == {"video": "b", "start": 1, "end": 2, "texts": [], "id": "two", "answers": ["y"]}
+    rows.add("item 9", video="z", texts=[], id="three", answers=[])
+    with pytest.raises(ValueError, match="file.json, item 9: video 'z' is not in the chunk store"):
+        rows.table(store, "error")
+    with pytest.raises(ValueError, match="file.json has no clips for what was asked"):
+        Rows(tmp_path / "file.json").table(store, "error")
+
+
+@pytest.fixture
+def make(store):
+    """A function that makes a table of one clip and counts its calls."""
+
+    def call():
+        call.count += 1
+        return checked(clips(("a", 0, call.count)), store, "error", place)
+
+    call.count = 0
+    return call
+
+
+def test_a_table_is_made_once_for_equal_sources_options_and_store(tmp_path, store, make, make_store):
+    source = tmp_path / "file.csv"
+    source.write_text("one")
+    first = cached("name", [source], {"split": "train"}, store, make)
+    assert cached("name", [source], {"split": "train"}, store, make).path == first.path and make.count == 1
+    assert os.path.dirname(first.path) == str(tmp_path / ".vidlang")
+    for other in (
+        lambda: cached("name", [source], {"split": "val"}, store, make),
+        lambda: cached("other", [source], {"split": "train"}, store, make),
+        lambda: cached("name", [source], {"split": "train"}, make_store(SECONDS), make),
+        lambda: source.write_text("other") and cached("name", [source], {"split": "train"}, store, make),
+    ):
+        count = make.count
+        assert other().path != first.path and make.count == count + 1
+    # Those who still hold the older table can open it: nothing is removed.
+    assert pickle.loads(pickle.dumps(first)).column("end").tolist() == [1]
+
+
+def test_a_table_made_in_parts_is_kept_too(tmp_path, store):
+    source = tmp_path / "file.csv"
+    source.write_text("one")
+    parts = [(clips(("a", 0, NAN)), np.array([2])), (clips(("b", 1, NAN)), np.array([3]))]
+    table = cached("name", [source], {}, store, lambda: checked_parts(parts, store, "error", place))
+    assert table.column("end").tolist() == [20, 10] and table.store == store
+
+
+def test_a_failure_leaves_no_table(tmp_path, store):
+    source = tmp_path / "file.csv"
+    source.write_text("one")
+    parts = [(clips(("a", 0, 1)), np.array([2])), (clips(("d", 0, 1)), np.array([3]))]
+    with pytest.raises(ValueError, match="row 3: video 'd'"):
+        cached("name", [source], {}, store, lambda: checked_parts(parts, store, "error", place))
+    assert not [name for name in os.listdir(tmp_path / ".vidlang") if name.endswith((".arrow", ".partial"))]
+
+
+def test_the_folder_can_be_chosen_and_others_tables_are_used(tmp_path, store, make, monkeypatch):
+    source = tmp_path / "data" / "file.csv"
+    source.parent.mkdir()
+    source.write_text("one")
+    monkeypatch.setenv("VIDLANG_CACHE", str(tmp_path / "mine"))
+    assert os.path.dirname(cached("name", [source], {}, store, make).path) == str(tmp_path / "mine")
+    monkeypatch.delenv("VIDLANG_CACHE")
+    beside = cached("name", [source], {}, store, make)
+    # Somebody else's, in a folder where one may not write.
+    monkeypatch.setattr(_tables.os, "access", lambda *_: False)
+    assert cached("name", [source], {}, store, make).path == beside.path and make.count == 2
+    monkeypatch.setattr(_tables.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    path = cached("other", [source], {}, store, make).path
+    assert path.startswith(str(tmp_path / "temporary" / f"vidlang-{os.getuid()}"))
+
+
+def test_choices_and_files_say_what_there_is(tmp_path):
+    assert choose("split", "val", ("train", "val")) == "val"
+    with pytest.raises(ValueError, match=r"unknown split 'trian' \(did you mean 'train'\?\); there are: train, val"):
+        choose("split", "trian", ("train", "val"))
+    (tmp_path / "b.csv").write_text("")
+    assert published(tmp_path, "a.csv", "b.csv", origin="from there") == tmp_path / "b.csv"
+    with pytest.raises(ValueError, match="there is no a.csv or c.csv in .*; from there"):
+        published(tmp_path, "a.csv", "c.csv", origin="from there")
+
+
+def test_names_of_a_whole_column():
+    column = pa.chunked_array([["b", "a"], ["b"]])
+    assert name_videos(column, lambda name: f"x/{name}").to_pylist() == ["x/b", "x/a", "x/b"]
+
+
+def test_tables_are_clip_tables(store):
+    assert isinstance(checked(clips(("a", 0, 1)), store, "error", place), ClipTable)
