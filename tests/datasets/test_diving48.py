@@ -34,7 +34,7 @@ def test_every_value_is_read(path, store, rows_of):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"label": 2}, "item 1: 'label' must be 0 to 1, the classes of the vocabulary; is 2"),
+        ({"label": 2}, "item 1: 'label' must be 0 to 1, found 2"),
         ({"label": -1}, "item 1: 'label' must be 0 to 1"),
         ({"label": "0"}, "item 1: 'label' must be a whole number, found '0'"),
         ({"vid_name": "gone"}, "item 1: video 'gone' is not in the chunk store"),

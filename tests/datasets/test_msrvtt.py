@@ -84,7 +84,7 @@ def test_multiple_choice_has_its_choices(root, store, rows_of, write_json, spoil
     row |= {"id": "video2", "choices": captions, "answer": 2}
     assert rows_of(msrvtt.load("mc", root=str(root), store=store)) == [row]
     spoil(path, lambda items: items[0].update(answer=5))
-    with pytest.raises(ValueError, match="msrvtt_mc_test.json, item 0: 'answer' must be the place of one of 5 choices"):
+    with pytest.raises(ValueError, match="msrvtt_mc_test.json, item 0: 'answer' must be 0 to 4, found 5"):
         msrvtt.load("mc", root=str(root), store=store)
 
 

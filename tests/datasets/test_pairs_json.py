@@ -60,7 +60,7 @@ def test_choices_keep_their_places(write_json, load, spoil):
     path = write_json("msrvtt_mc_test.json", [{"video": "a.mp4", "caption": captions, "answer": 2}])
     assert load("msrvtt_mc_test", task="choice") == [row("a", 10.0, ["c, d"], "a.mp4", choices=captions, answer=2)]
     spoil(path, lambda items: items[0].update(answer=-1))
-    with pytest.raises(ValueError, match="test.json, item 0: 'answer' must be the place of one of 5 choices, found -1"):
+    with pytest.raises(ValueError, match="test.json, item 0: 'answer' must be 0 to 4, found -1"):
         load("msrvtt_mc_test", task="choice")
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from vidlang.datasets._texts import (
     bare,
-    chosen,
     class_ids,
+    index,
     items,
     naming,
     one_text,
@@ -64,11 +64,11 @@ def test_texts_are_one_or_several():
         texts({"captions": "a"}, "caption", "here")
 
 
-def test_the_right_choice_is_one_of_the_choices():
-    assert chosen({"answer": 1}, "answer", ["a", "b"], "here") == 1
+def test_an_index_is_below_its_count():
+    assert index({"answer": 1}, "answer", 2, "here") == 1
     for wrong in (2, -1):
-        with pytest.raises(ValueError, match=f"here: 'answer' must be the place of one of 2 choices, found {wrong}"):
-            chosen({"answer": wrong}, "answer", ["a", "b"], "here")
+        with pytest.raises(ValueError, match=f"here: 'answer' must be 0 to 1, found {wrong}"):
+            index({"answer": wrong}, "answer", 2, "here")
 
 
 def test_records_have_places():

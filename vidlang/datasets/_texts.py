@@ -72,12 +72,12 @@ def items(value: Any, kind: type, path: Path, what: str = "item") -> Iterator[tu
         yield place, f"{path}, {place}", key, record
 
 
-def chosen(record: Any, key: str, choices: Sequence[str], where: str) -> int:
-    """The place of the right one among the choices."""
-    answer = field(record, key, int, where)
-    if not 0 <= answer < len(choices):
-        raise ValueError(f"{where}: {key!r} must be the place of one of {len(choices)} choices, found {answer}")
-    return answer
+def index(record: Any, key: str, count: int, where: str) -> int:
+    """A published class id, or place of a choice: a whole number from 0 to count - 1."""
+    value = field(record, key, int, where)
+    if not 0 <= value < count:
+        raise ValueError(f"{where}: {key!r} must be 0 to {count - 1}, found {value}")
+    return value
 
 
 def paragraph(sentences: Sequence[str], joiner: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._files import field, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
-from vidlang.datasets._texts import class_ids, items, naming, read_answers
+from vidlang.datasets._texts import class_ids, index, items, naming, read_answers
 
 SPLITS = ("train", "val", "test")
 # What the numbers of the published types mean; the papers call those from yes/no on "free".
@@ -86,7 +86,4 @@ def _rows(sources: list[Path], name: Callable[[str], str]) -> Rows:
 
 
 def _answer(item: Any, where: str) -> tuple[str, str]:
-    kind = field(item, "type", int, where)
-    if not 0 <= kind < len(KINDS):
-        raise ValueError(f"{where}: 'type' must be 0 to {len(KINDS) - 1}, found {kind}")
-    return field(item, "answer", str, where), KINDS[kind]
+    return field(item, "answer", str, where), KINDS[index(item, "type", len(KINDS), where)]

@@ -17,7 +17,7 @@ from pathlib import Path
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._files import field, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
-from vidlang.datasets._texts import items, naming, texts
+from vidlang.datasets._texts import index, items, naming, texts
 
 SPLITS = ("train", "test")
 ORIGIN = "Diving48's annotations (V2) come from the dataset's pages"
@@ -49,10 +49,6 @@ def _vocabulary(root: str) -> Path:
 def _dives(path: Path, names: list[str], name: Callable[[str], str]) -> Rows:
     rows = Rows(path)
     for place, where, _, dive in items(read_json(path), list, path):
-        label, video = field(dive, "label", int, where), field(dive, "vid_name", str, where)
-        if not 0 <= label < len(names):
-            raise ValueError(
-                f"{where}: 'label' must be 0 to {len(names) - 1}, the classes of the vocabulary; is {label}"
-            )
+        label, video = index(dive, "label", len(names), where), field(dive, "vid_name", str, where)
         rows.add(place, video=name(video), texts=[names[label]], label=label, id=video)
     return rows

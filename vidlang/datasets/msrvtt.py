@@ -21,7 +21,7 @@ from typing import Any
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._files import field, read_csv, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
-from vidlang.datasets._texts import bare, chosen, items, naming, texts
+from vidlang.datasets._texts import bare, index, items, naming, texts
 
 SPLITS = ("train", "val", "test", "train7k", "train9k", "test1k", "mc")
 ORIGIN = "MSR-VTT's annotations come from its authors, the 1k-A lists from the Collaborative Experts pages"
@@ -68,7 +68,7 @@ def _choices(sources: list[Path], split: str, name: Callable[[str], str]) -> Row
     rows = Rows(sources[0])
     for place, where, _, item in items(read_json(rows.path), list, rows.path):
         choices = texts(item, "caption", where)
-        answer = chosen(item, "answer", choices, where)
+        answer = index(item, "answer", len(choices), where)
         video = field(item, "video", str, where)
         right = [choices[answer]]
         rows.add(place, video=name(video), texts=right, id=bare(video), choices=choices, answer=answer)

@@ -24,7 +24,7 @@ from typing import Any
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._files import field, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
-from vidlang.datasets._texts import chosen, class_ids, items, naming, paragraph, read_answers, texts
+from vidlang.datasets._texts import class_ids, index, items, naming, paragraph, read_answers, texts
 
 TASKS = ("retrieval", "choice", "questions")
 ORIGIN = "the lists come from Singularity's annotations"
@@ -98,7 +98,7 @@ def _row_maker(
 
     def choice(item: Any, where: str) -> dict[str, Any]:
         choices = texts(item, "caption", where)
-        answer = chosen(item, "answer", choices, where)
+        answer = index(item, "answer", len(choices), where)
         return {"texts": [choices[answer]], "choices": choices, "answer": answer}
 
     def questions(item: Any, where: str) -> dict[str, Any]:
