@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import threading
 
 import numpy as np
 import pytest
@@ -61,25 +60,9 @@ def test_a_store_of_garbage_ends_with_the_clips_names(make_store, make_table, ti
 
 
 def test_a_mistake_in_the_code_is_not_a_broken_clip(damaged, tiny_tokenizer, monkeypatch):
-    monkeypatch.setattr(ChunkStore, "decode", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(ChunkStore, "decode", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         take(damaged[0], tiny_tokenizer, 1)
-
-
-def test_an_unreadable_file_is_a_broken_clip(damaged, tiny_tokenizer, monkeypatch):
-    """The disk fails once, in the middle of a batch."""
-    decode, calls = ChunkStore.decode, itertools.count()
-
-    def failing_once(self, *arguments):
-        # The thread of a stream that was closed just before may still be at its last batch.
-        if threading.current_thread() is threading.main_thread() and next(calls) == 3:
-            raise OSError("Input/output error")
-        return decode(self, *arguments)
-
-    monkeypatch.setattr(ChunkStore, "decode", failing_once)
-    whole = damaged[0].only_videos(["north", "east", "west"])
-    broken_B = take(whole, tiny_tokenizer, 1, prefetch=0)[0]["broken_B"]
-    assert (broken_B >= 0).tolist() == [False, False, False, True, False, False, False, False]
 
 
 def batch(broken, padding=0):

@@ -69,6 +69,7 @@ def test_batches_have_their_shapes_and_types(plain):
         "text_BL": ((BATCH, 6), np.int32),
         "index_B": ((BATCH,), np.int64),
         "broken_B": ((BATCH,), np.int64),
+        "broken_kind_B": ((BATCH,), np.int8),
         "label_B": ((BATCH,), np.int32),
     }
     assert {name: (array.shape, array.dtype) for name, array in batch.items()} == expected

@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.clips import ClipTable
 from vidlang.data.plan import ClipSpec
 from vidlang.data.tokenizer import Tokenizer
 
-SHARED_MEMORY = "/dev/shm"
 
-
-def check_setup(
-    table: ClipTable,
-    tokenizer: Tokenizer,
-    spec: ClipSpec,
-    batch_size: int,
-    process_index: int,
-    process_count: int,
-    workers: int,
-    prefetch: int,
-) -> ChunkStore:
+def check_setup(table: ClipTable, tokenizer: Tokenizer, spec: ClipSpec) -> ChunkStore:
     """Opens the table's store after everything that a config can get wrong was looked at."""
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"Process {process_index} of {process_count} does not exist; count from 0.")
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"The batch size must be a multiple of the number of processes, found {batch_size} for {process_count}."
-        )
-    if workers < 0 or prefetch < 0:
-        raise ValueError(f"Workers and prefetch must be at least 0, found {workers} and {prefetch}.")
     if tokenizer.length != spec.text_length:
         raise ValueError(
             f"The tokenizer makes {tokenizer.length} tokens and clip.text_length is {spec.text_length}; make the "
             "tokenizer with Tokenizer(path, spec.text_length)."
         )
     for name in spec.fields:
-        table.dtype(name)
+        _check_field(table, name)
     if table.store is None:
         raise ValueError("The clip table names no chunk store; build it with ClipTable.from_columns(..., store=path).")
     store = open_store(table.store)
@@ -46,27 +28,50 @@ def check_setup(
     return store
 
 
+def check_training(table: ClipTable, tokenizer: Tokenizer, spec: ClipSpec) -> ChunkStore:
+    """As check_setup, and every clip needs a text to be learned from."""
+    store = check_setup(table, tokenizer, spec)
+    if silent := int((table.lengths("texts") == 0).sum()):
+        raise ValueError(f"{silent} of {len(table)} clips have no text to train on; leave them out of the table.")
+    if (row := _first_missing_text(table)) is not None:
+        raise ValueError(
+            f"One of the texts of clip {row} ({table.cell(row, 'video')}) is missing (null); give every text, or leave "
+            "it out of the clip's list."
+        )
+    return store
+
+
+def _first_missing_text(table: ClipTable) -> int | None:
+    first = 0
+    for chunk in table.arrow("texts").chunks:
+        if chunk.flatten().null_count:
+            missing = chunk.flatten().is_null().to_numpy(zero_copy_only=False)
+            return first + int(pc.list_parent_indices(chunk)[int(missing.argmax())].as_py())
+        first += len(chunk)
+    return None
+
+
+def _check_field(table: ClipTable, name: str) -> None:
+    """A field goes to the device, which has no 64-bit integers: what does not fit would become another number."""
+    bounds = np.iinfo(np.int32)
+    dtype = table.dtype(name)
+    if dtype.kind not in "iu" or dtype.itemsize < 4 or dtype == np.int32:
+        return
+    values = table.column(name)
+    if bounds.min <= values.min() and values.max() <= bounds.max:
+        return
+    row = int(np.flatnonzero((values < bounds.min) | (values > bounds.max))[0])
+    raise ValueError(
+        f"Column {name!r} of the clip table has the value {values[row]} in clip {row}, and fields must fit into 32 "
+        f"bits ({bounds.min} to {bounds.max}); number the values anew, or leave the column out of clip.fields."
+    )
+
+
 def _check_videos(table: ClipTable, store: ChunkStore) -> None:
-    present = set(store.videos)
-    absent = [video for video in table.videos() if video not in present]
-    if absent:
+    names = pc.unique(table.arrow("video"))
+    absent = names.filter(pa.array(~store.contains_many(names)))
+    if len(absent):
         raise ValueError(
             f"{len(absent)} videos of the clip table are not in the chunk store {table.store}, the first is "
-            f"{absent[0]!r}; precut them, or leave their clips out with table.only_videos(store.videos)."
-        )
-
-
-def check_memory(spec: ClipSpec, local_batch: int, workers: int, each: int) -> None:
-    """Raises when the batches that the workers keep ready cannot lie in shared memory, which would kill them."""
-    if not workers or not os.path.isdir(SHARED_MEMORY):
-        return
-    # As counted in practice: `each` in the queue of a worker and as many taken from it, one made and one waiting to be
-    # queued; two are with the consumer.
-    count = workers * (2 * each + 2) + 2
-    needed = count * local_batch * spec.frames * spec.size**2 * 3
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if needed > free:
-        raise ValueError(
-            f"{workers} workers keep {count} batches, {needed / 1e9:.2f} GB, in shared memory, and {SHARED_MEMORY} has "
-            f"{free / 1e9:.2f} GB free; take fewer workers, a smaller batch, or a container with a larger --shm-size."
+            f"{pc.min(absent).as_py()!r}; precut them, or leave their clips out with table.only_videos(store.videos)."
         )

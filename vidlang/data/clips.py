@@ -218,6 +218,10 @@ class ClipTable:
         """The clips of these videos; `table.only_videos(store.videos)` drops what could not be precut."""
         return self.filter(pc.is_in(self._arrow("video"), value_set=pa.array(videos, pa.string())).to_numpy())
 
+    def arrow(self, name: str) -> pa.ChunkedArray:
+        """A whole column as Arrow holds it, for questions asked of all clips at once."""
+        return self._arrow(name)
+
     def _arrow(self, name: str) -> pa.ChunkedArray:
         if name not in self._table.column_names:
             raise ValueError(f"The clip table has no column {name!r}; it has {', '.join(self.columns)}.")

@@ -1,61 +1,124 @@
-"""From a plan to an example: decode, tokenize, and stand in for what cannot be decoded. Runs in the workers."""
+"""From a plan to an example: decode, tokenize, and stand in for what cannot be decoded. Runs in the workers.
+
+An example is written straight into its row of the batch, which may lie in shared memory, so no frame is copied.
+
+What fails for good, like a damaged record, fails again for the same plan, and its replacement is a function of (seed,
+index, attempt). What fails for a while, like a store on a network, is waited for; a run that was luckier, or more
+patient, may then see the clip where another saw its replacement.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from vidlang.data.broken import describe
-from vidlang.data.failures import BrokenVideo
+from vidlang.data.failures import BrokenVideo, StoreAway
+from vidlang.data.patience import Patience
 from vidlang.data.plan import EvalPlanner, Plan, Planner, TrainPlanner
 from vidlang.data.tokenizer import Tokenizer
 
 ATTEMPTS = 8
-# Only what a damaged file or a failing disk can cause; a mistake in the code must not look like a broken clip.
-BROKEN = (BrokenVideo, OSError)
+# A disk that stutters answers again at once; for a store that is away there is `Patience`.
+QUICK_WAITS = (0.05, 0.2, 0.8)
+
+Batch = dict[str, np.ndarray]
+# Shape and type of every array of a batch.
+Layout = dict[str, tuple[tuple[int, ...], np.dtype]]
+# Told which attempt of an item is about to be decoded; answers with the kind of failure if it must not be.
+Watch = Callable[[int], str | None]
+
+
+def _unwatched(attempt: int) -> str | None:
+    return None
 
 
 class Fetch:
     """Fills in plans; what the train and the eval fetch share."""
 
-    def __init__(self, planner: Planner, tokenizer: Tokenizer) -> None:
+    def __init__(self, planner: Planner, tokenizer: Tokenizer, patience: Patience) -> None:
         self._table, self._store, self._spec = planner.table, planner.store, planner.spec
-        self._tokenizer = tokenizer
+        self._tokenizer, self._patience = tokenizer, patience
         self._dtypes = {name: planner.table.dtype(name) for name in planner.spec.fields}
+        self._away_since: float | None = None
 
-    def _video(self, plan: Plan) -> np.ndarray:
-        size = (self._spec.size, self._spec.size)
-        return self._store.decode(plan.video, plan.times_T, plan.crop, size)
-
-    def _example(self, plan: Plan, video_THWC: np.ndarray, broken: int) -> dict[str, Any]:
-        # Keys are named for the batch that the examples are stacked into.
-        example = {
-            "video_BTHWC": video_THWC,
-            "text_BL": self._tokenizer.encode([plan.text])[0],
-            "index_B": np.int64(plan.row),
-            "broken_B": np.int64(broken),
+    def layout(self, rows: int) -> Layout:
+        """The arrays of a batch of so many rows."""
+        spec = self._spec
+        fields: Layout = {
+            spec.video_field: ((rows, *spec.video_shape), np.dtype(np.uint8)),
+            "text_BL": ((rows, spec.text_length), np.dtype(np.int32)),
+            "index_B": ((rows,), np.dtype(np.int64)),
+            "broken_B": ((rows,), np.dtype(np.int64)),
+            "broken_kind_B": ((rows,), np.dtype(np.int8)),
         }
-        for name, dtype in self._dtypes.items():
-            value = 0 if plan.row < 0 else self._table.cell(plan.row, name)
-            example[f"{name}_B"] = dtype.type(value)
-        return example
+        return fields | {f"{name}_B": ((rows,), dtype) for name, dtype in self._dtypes.items()}
+
+    def _decode(self, plan: Plan, video: np.ndarray, watch: Watch) -> None:
+        """Writes the frames of a plan, or raises BrokenVideo; waits for a store that is away."""
+        if (kind := watch(plan.attempt)) is not None:
+            raise BrokenVideo(f"video {plan.video!r} ended or stopped the worker that decoded it", kind)
+        quick, slow = iter(QUICK_WAITS), self._patience.waits()
+        while True:
+            try:
+                self._decode_once(plan, video)
+            except BrokenVideo:
+                self._away_since = None
+                raise
+            except StoreAway as error:
+                self._wait(slow, error)
+            except OSError as error:
+                if (wait := next(quick, None)) is None:
+                    raise BrokenVideo(f"video {plan.video!r} cannot be read: {error}", kind="unreadable") from error
+                time.sleep(wait)
+            else:
+                self._away_since = None
+                return
+
+    def _decode_once(self, plan: Plan, video: np.ndarray) -> None:
+        size, deadline = (self._spec.size, self._spec.size), time.monotonic() + self._patience.decode_timeout
+        self._store.decode(
+            plan.video, plan.times_T, plan.crop, size, pixels=self._spec.pixels, out=video, deadline=deadline
+        )
+
+    def _wait(self, waits: Iterator[float], error: Exception) -> None:
+        """Sleeps before the next try. Patience is for one absence, not for each clip in it: it ends for all of them."""
+        now = time.monotonic()
+        self._away_since = now if self._away_since is None else self._away_since
+        left = self._away_since + self._patience.store_patience - now
+        if left <= 0:
+            raise BrokenVideo(
+                f"the store was away for {now - self._away_since:.0f} s: {error}", "unreadable"
+            ) from error
+        time.sleep(min(next(waits), left))
+
+    def _write(self, plan: Plan, batch: Batch, place: int, broken: int, kind: int) -> None:
+        """All of an example but its frames."""
+        batch["text_BL"][place] = self._tokenizer.encode([plan.text])[0]
+        batch["index_B"][place], batch["broken_B"][place], batch["broken_kind_B"][place] = plan.row, broken, kind
+        for name in self._dtypes:
+            batch[f"{name}_B"][place] = 0 if plan.row < 0 else self._table.cell(plan.row, name)
 
 
 class TrainFetch(Fetch):
     """An example for every plan: the planned clip, or the first of its replacements that can be decoded."""
 
-    def __init__(self, planner: TrainPlanner, tokenizer: Tokenizer) -> None:
-        super().__init__(planner, tokenizer)
+    def __init__(self, planner: TrainPlanner, tokenizer: Tokenizer, patience: Patience) -> None:
+        super().__init__(planner, tokenizer, patience)
         self._planner = planner
 
-    def __call__(self, plan: Plan) -> dict[str, Any]:
+    def __call__(self, plan: Plan, batch: Batch, place: int, watch: Watch = _unwatched) -> None:
+        """Fills row `place` of the batch."""
         failed: list[int] = []
+        kind = -1
         while True:
             try:
-                video_THWC = self._video(plan)
-            except BROKEN as error:
+                self._decode(plan, batch[self._spec.video_field][place], watch)
+            except BrokenVideo as error:
                 failed.append(plan.row)
+                kind = error.code if kind < 0 else kind
                 if len(failed) > ATTEMPTS:
                     clips = ", ".join(describe(self._table, row) for row in failed)
                     raise ValueError(
@@ -64,21 +127,43 @@ class TrainFetch(Fetch):
                     ) from error
                 plan = self._planner.again(plan)
             else:
-                return self._example(plan, video_THWC, failed[0] if failed else -1)
+                self._write(plan, batch, place, failed[0] if failed else -1, kind)
+                return
 
 
 class EvalFetch(Fetch):
     """An example for every row, in order: a broken clip stays in its place, black and not valid."""
 
-    def __init__(self, planner: EvalPlanner, tokenizer: Tokenizer) -> None:
-        super().__init__(planner, tokenizer)
+    def __init__(self, planner: EvalPlanner, tokenizer: Tokenizer, patience: Patience) -> None:
+        super().__init__(planner, tokenizer, patience)
+        self._several = planner.spec.views * planner.spec.crops > 1
 
-    def __call__(self, plan: Plan) -> dict[str, Any]:
-        spec, broken, valid = self._spec, -1, plan.row >= 0
-        video_THWC = np.zeros((spec.frames, spec.size, spec.size, 3), np.uint8)
+    def layout(self, rows: int) -> Layout:
+        """The arrays of a batch of so many rows."""
+        more: Layout = {"valid_B": ((rows,), np.dtype(np.bool_))}
+        if self._several:
+            more["view_B"] = ((rows,), np.dtype(np.int32))
+        return super().layout(rows) | more
+
+    def __call__(self, plan: Plan, batch: Batch, place: int, watch: Watch = _unwatched) -> None:
+        """Fills row `place` of the batch."""
+        video, broken, kind, valid = batch[self._spec.video_field][place], -1, -1, plan.row >= 0
         if valid:
             try:
-                video_THWC = self._video(plan)
-            except BROKEN:
-                broken, valid = plan.row, False
-        return self._example(plan, video_THWC, broken) | {"valid_B": np.bool_(valid)}
+                self._decode(plan, video, watch)
+            except BrokenVideo as error:
+                broken, kind, valid = plan.row, error.code, False
+        if not valid:
+            self._blacken(video)
+        self._write(plan, batch, place, broken, kind)
+        batch["valid_B"][place] = valid
+        if self._several:
+            batch["view_B"][place] = plan.view
+
+    def _blacken(self, video: np.ndarray) -> None:
+        if self._spec.pixels == "rgb":
+            video[:] = 0
+        else:
+            # Black is 16, and no colour 128, in limited range.
+            video[:, : self._spec.size] = 16
+            video[:, self._spec.size :] = 128

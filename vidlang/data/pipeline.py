@@ -1,9 +1,8 @@
 """Batches for training and evaluation, through one Grain graph.
 
-Training:
-    rows of the table -> shuffle, repeat (-> anchors and partners) -> plan -> this process's share -> fetch -> batch
+    steps -> this process's items of each -> source, row (shuffled, repeated) -> plan -> decode into the batch
 
-Everything random happens in the plan, before the stream is shared out. So the batch of step s is a pure function of
+Everything random happens in the plan, which knows nothing of processes. So the batch of step s is a pure function of
 (seed, s): resuming is starting at another s, and worker processes only decide who does the work. Process p of P takes
 the p-th block of B/P rows of every batch. `put_batch` lays the rows out process after process, so the global batch has
 the same rows in the same places whatever P is, and what the model draws by place, like masks, is the same too.
@@ -11,107 +10,37 @@ the same rows in the same places whatever P is, and what the model draws by plac
 
 from __future__ import annotations
 
-import sys
-import weakref
+import functools
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any
 
-import grain
 import numpy as np
-from absl import flags
 
 from vidlang.data.broken import BrokenClips
-from vidlang.data.checks import check_memory, check_setup
+from vidlang.data.checks import check_setup
 from vidlang.data.clips import ClipTable
-from vidlang.data.fetch import EvalFetch, TrainFetch
-from vidlang.data.plan import ClipSpec, EvalPlanner, TrainPlanner
-from vidlang.data.processes import end_with_parent
+from vidlang.data.crew import ItemWatch
+from vidlang.data.fetch import Batch, EvalFetch, Layout
+from vidlang.data.identity import identity
+from vidlang.data.mixture import Source, mixture_stream, open_stream
+from vidlang.data.patience import DEFAULT, Patience
+from vidlang.data.plan import ClipSpec, EvalPlanner, Share
+from vidlang.data.spill import Spill
+from vidlang.data.stream import Batches, StreamOptions
 from vidlang.data.tokenizer import Tokenizer
+from vidlang.data.workers import batch_bytes, settle_workers
 
-__all__ = ["Batches", "ClipSpec", "EvalData", "eval_batches", "train_stream"]
-
-Batch = dict[str, np.ndarray]
-
-
-class Batches:
-    """An iterator over the batches of a Grain dataset that also ends its threads and worker processes.
-
-    Up to `prefetch` batches wait ready, made by one thread or by `workers` processes; each makes whole batches.
-    """
-
-    def __init__(self, batches: grain.MapDataset, *, workers: int, prefetch: int) -> None:
-        if workers:
-            # Grain hands its flags to the processes it starts, and flags cannot be read before they were parsed.
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()
-            in_worker = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-            options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_each(prefetch, workers))
-            dataset = batches.to_iter_dataset(in_worker).mp_prefetch(options, worker_init_fn=_in_worker)
-        else:
-            threads = grain.ReadOptions(num_threads=min(1, prefetch), prefetch_buffer_size=prefetch)
-            dataset = batches.to_iter_dataset(threads)
-        # In a list that `close` empties: batches that were made and never taken are freed with Grain's iterator.
-        self._held = [iter(dataset)]
-        # At the latest when this object or the program ends, for shared memory outlives those who forget it.
-        self._end = weakref.finalize(self, _end, self._held)
-        # Work begins now, while the caller still compiles the model. Grain makes what start_prefetch starts only when
-        # it is asked for the state.
-        self._held[0].get_state()
-        self._held[0].start_prefetch()
-
-    def __iter__(self) -> Batches:
-        return self
-
-    def __next__(self) -> Batch:
-        if not self._held:
-            raise ValueError("These batches were closed; open a new stream at the step where it should go on.")
-        return next(self._held[0])
-
-    def close(self) -> None:
-        """Ends the processes and frees shared memory; a thread ends by itself after the clips of its last batch."""
-        self._end()
-
-    def __enter__(self) -> Batches:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _end(held: list[grain.DatasetIterator]) -> None:
-    held.pop().close()
-
-
-class _Pairs:
-    """The stream of anchors with room for a partner after each: item i is the row of anchor i // 2."""
-
-    def __init__(self, anchors: grain.MapDataset) -> None:
-        self._anchors = anchors
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, index: int) -> int:
-        return self._anchors[index // 2]
-
-
-class _Share:
-    """One process's rows of every batch of `batch_size`: its block, from `start_step` on."""
-
-    def __init__(self, plans: grain.MapDataset, batch_size: int, process: int, processes: int, start_step: int) -> None:
-        self._plans, self._batch_size, self._local = plans, batch_size, batch_size // processes
-        self._first = start_step * batch_size + process * self._local
-        self._length = min(len(plans) // processes, sys.maxsize)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Any:
-        step, row = divmod(index, self._local)
-        return self._plans[self._first + step * self._batch_size + row]
+__all__ = [
+    "Batches",
+    "ClipSpec",
+    "EvalData",
+    "Patience",
+    "Source",
+    "eval_batches",
+    "identity",
+    "mixture_stream",
+    "train_stream",
+]
 
 
 def train_stream(
@@ -126,32 +55,33 @@ def train_stream(
     process_count: int = 1,
     workers: int = 0,
     prefetch: int = 2,
+    patience: Patience = DEFAULT,
 ) -> Batches:
     """The endless stream of this process's share of the batches of `batch_size`, from `start_step` on.
 
-    A batch holds video_BTHWC uint8, text_BL int32, index_B (row of the table), broken_B (row that could not be decoded
-    and was replaced, else -1) and the columns of `spec.fields`. Close it, or use it as a context manager.
+    A batch holds video_BTHWC uint8 (or yuv_BTXW), text_BL int32, index_B (row of the table), broken_B (row that could
+    not be decoded and was replaced, else -1), broken_kind_B (why, by its place in failures.KINDS, else -1) and the
+    columns of `spec.fields`. With workers=-1 their number is chosen. Close it, or use it as a context manager.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"The seed of the data must be in 0 to 2**32 - 1, found {seed}.")
-    if start_step < 0:
-        raise ValueError(f"The first step must be at least 0, found {start_step}.")
-    store = check_setup(table, tokenizer, spec, batch_size, process_index, process_count, workers, prefetch)
-    if silent := int((table.lengths("texts") == 0).sum()):
-        raise ValueError(f"{silent} of {len(table)} clips have no text to train on; leave them out of the table.")
-    if spec.pairs == "group" and batch_size % 2:
-        raise ValueError(f"With clip.pairs='group' the batch size must be even, found {batch_size}.")
-    local = batch_size // process_count
-    check_memory(spec, local, workers, _each(prefetch, workers))
-    planner = TrainPlanner(table, store, spec, seed)
-    # Given explicitly: Grain's own default depends on how many transformations come before.
-    rows = grain.MapDataset.source(range(len(table))).shuffle(seed=_shuffle_seed(seed)).repeat()
-    if spec.pairs == "group":
-        rows = grain.MapDataset.source(_Pairs(rows))
-    planner.again(planner(0, rows[0]))  # a wrong option of times or crop shows here and not in a worker
-    plans = _Share(rows.map_with_index(planner), batch_size, process_index, process_count, start_step)
-    batches = grain.MapDataset.source(plans).map(TrainFetch(planner, tokenizer)).batch(local, drop_remainder=True)
-    return Batches(batches, workers=workers, prefetch=prefetch)
+    share = Share(batch_size, process_index, process_count)
+    options = StreamOptions(seed, start_step, workers, prefetch, patience)
+    return open_stream([Source(table, spec)], tokenizer, share, "items", options, marked=False)
+
+
+class _EvalBatches:
+    """The batches of one pass over a table, by step."""
+
+    def __init__(self, planner: EvalPlanner, fetch: EvalFetch, share: Share) -> None:
+        self._planner, self._fetch, self._share = planner, fetch, share
+
+    def layout(self, step: int) -> Layout:
+        """The arrays of every batch."""
+        return self._fetch.layout(self._share.local)
+
+    def fill(self, step: int, batch: Batch, watch: ItemWatch) -> None:
+        """Makes this process's rows of the batch of this step."""
+        for place, item in enumerate(self._share.items(step)):
+            self._fetch(self._planner(item), batch, place, functools.partial(watch, item))
 
 
 def eval_batches(
@@ -165,31 +95,45 @@ def eval_batches(
     workers: int = 0,
     prefetch: int = 2,
     broken: BrokenClips | None = None,
+    patience: Patience = DEFAULT,
 ) -> Iterator[Batch]:
     """One pass over the table in order: this process's share of each batch of `batch_size`.
 
     Besides the arrays of `train_stream` there is valid_B. It is false for the padding of the last batch (index_B -1),
     which gives every process the same number of full batches, and for a clip that could not be decoded. Such clips are
-    counted in `broken`, and too many of them end the pass with an error.
+    counted in `broken`, and too many of them end the pass with an error. Where a row is seen as several views and crops
+    these follow one another, with the same index_B and with view_B = 0, 1, ...
     """
-    store = check_setup(table, tokenizer, spec, batch_size, process_index, process_count, workers, prefetch)
+    share = Share(batch_size, process_index, process_count)
+    store = check_setup(table, tokenizer, spec)
     if spec.pairs != "none":
         raise ValueError(f"Evaluation takes every clip once: set clip.pairs='none', found {spec.pairs!r}.")
-    local = batch_size // process_count
-    check_memory(spec, local, workers, _each(prefetch, workers))
+    workers = settle_workers(workers, prefetch, batch_bytes(spec, share.local))
     planner = EvalPlanner(table, store, spec)
     planner(0)  # a wrong option of times or crop shows here and not in a worker
-    rounded = -(-len(table) // batch_size) * batch_size
-    plans = _Share(grain.MapDataset.source(range(rounded)).map(planner), batch_size, process_index, process_count, 0)
-    batches = grain.MapDataset.source(plans).map(EvalFetch(planner, tokenizer)).batch(local, drop_remainder=True)
-    return _counted(batches, workers, prefetch, BrokenClips(table) if broken is None else broken)
+    broken = BrokenClips(table) if broken is None else broken
+    return _eval_pass(planner, tokenizer, share, workers, prefetch, patience, broken)
 
 
-def _counted(batches: grain.MapDataset, workers: int, prefetch: int, broken: BrokenClips) -> Iterator[Batch]:
-    with Batches(batches, workers=workers, prefetch=prefetch) as stream:
-        for batch in stream:
-            broken.count(batch)
-            yield batch
+def _eval_pass(
+    planner: EvalPlanner,
+    tokenizer: Tokenizer,
+    share: Share,
+    workers: int,
+    prefetch: int,
+    patience: Patience,
+    broken: BrokenClips,
+) -> Iterator[Batch]:
+    # Nothing is opened before the first batch is asked for, for nobody closes a pass that was never begun.
+    with Spill() as spill:
+        if workers:
+            planner = EvalPlanner(spill.table(planner.table), planner.store, planner.spec)
+        maker = _EvalBatches(planner, EvalFetch(planner, tokenizer, patience), share)
+        count = -(-planner.items // share.batch_size)
+        with Batches(maker, first=0, count=count, workers=workers, prefetch=prefetch, patience=patience) as stream:
+            for batch in stream:
+                broken.count(batch)
+                yield batch
     # Judged at the end: the clips of one broken video stand next to each other in a table.
     broken.check(complete=True)
 
@@ -208,17 +152,23 @@ class EvalData:
         process_count: int = 1,
         workers: int = 0,
         max_broken_share: float = 0.05,
+        patience: Patience = DEFAULT,
     ) -> None:
         self.table = table
         self._tokenizer = tokenizer
         self._spec = spec
+        share = Share(batch_size, process_index, process_count)
+        check_setup(table, tokenizer, spec)
         self._options: dict[str, Any] = dict(
-            batch_size=batch_size, process_index=process_index, process_count=process_count, workers=workers
+            batch_size=batch_size,
+            process_index=process_index,
+            process_count=process_count,
+            workers=settle_workers(workers, 2, batch_bytes(spec, share.local)),
+            patience=patience,
         )
         # A clip that is broken in every evaluation is named in the first.
         self._broken = BrokenClips(table, max_broken_share)
-        check_setup(table, tokenizer, spec, batch_size, process_index, process_count, workers, 1)
-        self.batch_size = batch_size // process_count
+        self.batch_size = share.local
 
     def batches(self) -> Iterator[Batch]:
         """This process's share of all batches, as `eval_batches` gives them."""
@@ -227,16 +177,3 @@ class EvalData:
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids int32 [n, L] of any texts."""
         return self._tokenizer.encode(texts)
-
-
-def _each(prefetch: int, workers: int) -> int:
-    """Batches that each worker keeps ready, so that all of them together keep at least `prefetch`."""
-    return max(1, -(-prefetch // max(workers, 1)))
-
-
-def _shuffle_seed(seed: int) -> int:
-    return int(np.random.SeedSequence(seed).generate_state(1)[0])
-
-
-def _in_worker(index: int, count: int) -> None:
-    end_with_parent()

@@ -8,21 +8,21 @@ restarts, and a clip that cannot be decoded is replaced by one that the same thr
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from absl import logging
 
 from vidlang.core.config import did_you_mean
 from vidlang.data.chunks import ChunkStore
 from vidlang.data.clips import ClipTable
 from vidlang.data.crops import CropBox, choose_crop
 from vidlang.data.frames import choose_times
+from vidlang.data.groups import Groups
 
 PAIRS = ("none", "group")
+PIXELS = ("rgb", "yuv420")
 # What an error asks for, here and where a config is read.
 TIMES_SECTION = "a section such as {'name': 'segments'}"
 CROP_SECTION = "a section such as {'name': 'center'}"
@@ -34,7 +34,9 @@ class ClipSpec:
 
     `times` and `crop` name a rule and its options. With pairs="group" every second row of a batch is a partner, drawn
     from the other clips of the same `group` as the row before it. `fields` are columns of numbers to carry into the
-    batch; column label arrives as label_B.
+    batch; column label arrives as label_B. With pixels="yuv420" frames stay in the planes they are stored in, half as
+    many bytes, as yuv_BTXW in place of video_BTHWC. An evaluation sees each row as `views` choices of moments times
+    `crops` choices of box, one after another.
     """
 
     frames: int
@@ -44,14 +46,21 @@ class ClipSpec:
     text_length: int
     pairs: str = "none"
     fields: tuple[str, ...] = ()
+    pixels: str = "rgb"
+    views: int = 1
+    crops: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("frames", "size", "text_length"):
+        for name in ("frames", "size", "text_length", "views", "crops"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"clip.{name} must be at least 1, found {getattr(self, name)}.")
-        if self.pairs not in PAIRS:
-            hint = did_you_mean(self.pairs, PAIRS)
-            raise ValueError(f"unknown clip.pairs {self.pairs!r}{hint}; there are: {', '.join(PAIRS)}.")
+        for name, known in (("pairs", PAIRS), ("pixels", PIXELS)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(
+                    f"unknown clip.{name} {value!r}{did_you_mean(value, known)}; there are: {', '.join(known)}."
+                )
+        if self.pixels == "yuv420" and self.size % 4:
+            raise ValueError(f"clip.pixels='yuv420' needs a clip.size that divides by 4, found {self.size}.")
         for name, words in (("times", TIMES_SECTION), ("crop", CROP_SECTION)):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"clip.{name} must be {words}; found {getattr(self, name)!r}")
@@ -60,6 +69,17 @@ class ClipSpec:
                 raise ValueError(f"clip.{name} must name its rule, as in {name}=dict(name=...), found {options}.")
             object.__setattr__(self, name, options)
         object.__setattr__(self, "fields", tuple(self.fields))
+
+    @property
+    def video_field(self) -> str:
+        """What the frames are called in a batch."""
+        return "video_BTHWC" if self.pixels == "rgb" else "yuv_BTXW"
+
+    @property
+    def video_shape(self) -> tuple[int, ...]:
+        """Shape of the frames of one example, uint8."""
+        planes = (self.size, self.size, 3) if self.pixels == "rgb" else (self.size * 3 // 2, self.size)
+        return self.frames, *planes
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,7 @@ class Plan:
     text: str
     times_T: np.ndarray
     crop: CropBox
+    view: int = 0
 
 
 class Planner:
@@ -81,31 +102,63 @@ class Planner:
     def __init__(self, table: ClipTable, store: ChunkStore, spec: ClipSpec) -> None:
         self.table, self.store, self.spec = table, store, spec
 
-    def _plan(self, index: int, attempt: int, row: int, rng: np.random.Generator | None) -> Plan:
+    def _plan(self, index: int, attempt: int, row: int, rng: np.random.Generator | None, view: int = 0) -> Plan:
         texts = self.table.cell(row, "texts")
         text = "" if not texts else texts[0 if rng is None else int(rng.integers(len(texts)))]
         video, start, end = (self.table.cell(row, name) for name in ("video", "start", "end"))
         info = self.store.info(video)
         # Annotations may run past the end of a video; a clip that starts there is left for the decoder to refuse.
         end = min(end, info.duration) if start < info.duration else end
-        times_T = choose_times(rng, start, end, self.spec.frames, **self.spec.times)
-        crop = choose_crop(rng, info.height, info.width, **self.spec.crop)
-        return Plan(index, attempt, row, video, text, times_T, crop)
+        time_view, crop_view = divmod(view, self.spec.crops)
+        known = {"duration": info.duration, "source_fps": info.fps}
+        times_T = choose_times(
+            rng, start, end, self.spec.frames, view=time_view, views=self.spec.views, **known, **self.spec.times
+        )
+        crop = choose_crop(rng, info.height, info.width, view=crop_view, views=self.spec.crops, **self.spec.crop)
+        return Plan(index, attempt, row, video, text, times_T, crop, view)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows of every batch are this process's: its block, so that the order does not depend on their number."""
+
+    batch_size: int
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.process < self.processes:
+            raise ValueError(f"Process {self.process} of {self.processes} does not exist; count from 0.")
+        if self.batch_size < 1 or self.batch_size % self.processes:
+            raise ValueError(
+                "The batch size must be a multiple of the number of processes, found "
+                f"{self.batch_size} for {self.processes}."
+            )
+
+    @property
+    def local(self) -> int:
+        """Rows of a batch that are this process's."""
+        return self.batch_size // self.processes
+
+    def items(self, step: int) -> range:
+        """The items of the whole stream that are this process's rows of batch `step`."""
+        first = step * self.batch_size + self.process * self.local
+        return range(first, first + self.local)
 
 
 class TrainPlanner(Planner):
     """Draws the plan of item `index`; `row` is what the shuffled stream has there (the anchor's, for a partner)."""
 
-    def __init__(self, table: ClipTable, store: ChunkStore, spec: ClipSpec, seed: int) -> None:
+    def __init__(
+        self, table: ClipTable, store: ChunkStore, spec: ClipSpec, seed: int, groups: Groups | None = None
+    ) -> None:
         super().__init__(table, store, spec)
-        self.seed = seed
-        if spec.pairs == "group":
-            self._groups.check()
+        self.seed, self._groups = seed, groups
 
     def __call__(self, index: int, row: int) -> Plan:
         rng = self._rng(index, 0)
-        if self.spec.pairs == "group" and index % 2:
-            row = self._groups.partner(int(row), rng)
+        if self._groups is not None and index % 2:
+            row = self._groups.partner(int(row), self.table.cell(row, "group"), rng)
         return self._plan(index, 0, int(row), rng)
 
     def again(self, plan: Plan) -> Plan:
@@ -118,54 +171,17 @@ class TrainPlanner(Planner):
         # The index comes last: it is the only number that may need more than one 32-bit word of the seed.
         return np.random.default_rng((self.seed, attempt, index))
 
-    @functools.cached_property
-    def _groups(self) -> Groups:
-        return Groups(self.table.column("group"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Each worker sorts the groups itself: three numbers a row are not worth sending.
-        return {name: value for name, value in self.__dict__.items() if name != "_groups"}
-
 
 class EvalPlanner(Planner):
-    """The one plan of a row, drawn from nothing: first text, fixed moments and crop."""
+    """The plans of a row, with nothing drawn: first text, fixed moments and crops; items go row by row."""
+
+    @property
+    def items(self) -> int:
+        """How many items there are in all."""
+        return len(self.table) * self.spec.views * self.spec.crops
 
     def __call__(self, index: int) -> Plan:
-        if index >= len(self.table):
+        if index >= self.items:
             return dataclasses.replace(self._plan(index, 0, 0, None), row=-1, text="")
-        return self._plan(index, 0, index, None)
-
-
-class Groups:
-    """Finds another member of a row's group in constant time."""
-
-    def __init__(self, group_R: np.ndarray) -> None:
-        self._order_R = np.argsort(group_R, kind="stable")
-        sorted_R = group_R[self._order_R]
-        self._first_R = np.searchsorted(sorted_R, group_R, side="left")
-        self._size_R = np.searchsorted(sorted_R, group_R, side="right") - self._first_R
-        self._place_R = np.empty_like(self._order_R)
-        self._place_R[self._order_R] = np.arange(len(group_R))
-
-    def check(self) -> None:
-        """Raises when no row has a partner; says how many have none."""
-        alone = int((self._size_R == 1).sum())
-        if alone == len(self._size_R):
-            raise ValueError(
-                f"clip.pairs='group' needs groups of two clips or more, each of {alone} clips is alone in its group."
-            )
-        if alone:
-            logging.warning(
-                "%d of %d clips are alone in their group: their partner is drawn from the whole table.",
-                alone,
-                len(self._size_R),
-            )
-
-    def partner(self, row: int, rng: np.random.Generator) -> int:
-        """Another row of the same group, or of the whole table where the row is alone in its group."""
-        first, size, place = self._first_R[row], self._size_R[row], self._place_R[row]
-        if size == 1:
-            first, size = 0, len(self._order_R)
-        # One draw among the others: those behind this row move up by one place.
-        drawn = first + int(rng.integers(size - 1))
-        return int(self._order_R[drawn + (drawn >= place)])
+        row, view = divmod(index, self.spec.views * self.spec.crops)
+        return self._plan(index, 0, row, None, view)
