@@ -114,12 +114,16 @@ def test_short_side_cuts_as_if_scaled_first():
     shares = np.array([box.height / 1000 for box in draws(3000, 1000, 1000, name="short_side", side=(256, 320))])
     np.testing.assert_allclose(np.quantile(224 / shares, [0, 0.5, 1]), [256, 288, 320], atol=3)
     assert choose_crop(None, 288, 512, name="short_side") == CropBox(18, 130, 252, 252)
+    assert choose_crop(None, 320, 320, name="short_side", side=320, crop=160) == CropBox(80, 80, 160, 160)
 
 
 def test_center_full_and_fixed():
     assert choose_crop(None, 288, 512, name="center") == CropBox(0, 112, 288, 288)
     assert choose_crop(None, 100, 200, name="center", share=0.5) == CropBox(24, 74, 50, 50)
+    assert choose_crop(None, 100, 100, name="center", share=0.58).height == 58  # 57.99999999999999 in floats
     assert choose_crop(None, 241, 427, name="full") == CropBox(0, 0, 240, 426)
+    sliver = choose_crop(None, 100, 100, name="fixed", top=0.0, left=0.999, bottom=1.0, right=1.0)
+    assert sliver == CropBox(0, 98, 100, 2)
     whole = dict(top=0.0, left=0.0, bottom=1.0, right=1.0)
     assert choose_crop(None, 241, 427, name="fixed", **whole) == CropBox(0, 0, 240, 426)
     lower_right = dict(top=0.5, left=0.75, bottom=1.0, right=1.0)
