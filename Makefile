@@ -22,7 +22,7 @@ lint: $(VENV)/ready-test
 	$(RUN) -m mypy
 
 bench: $(VENV)/ready
-	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
+	@for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 $(VENV)/ready: requirements.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "vidlang needs Python 3.11 to 3.13, this is %d.%d; say make PYTHON=python3.12" % v)'

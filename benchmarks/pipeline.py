@@ -19,7 +19,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from benchmarks.decode import machine
+from benchmarks._common import footage, machine
 from vidlang.data.chunks import open_store
 from vidlang.data.clips import ClipTable
 from vidlang.data.encode import ENCODINGS, encode_mp4
@@ -161,7 +161,7 @@ def make_table(folder: Path, videos: int = 4, seconds: int = 15, fps: int = 30) 
     """Drifting textures, cut as a user's videos would be; every clip is one to two seconds long."""
     settings = PrecutSettings(chunk_seconds=seconds, fps=fps, encode=ENCODINGS[ENCODING.value])
     for number in range(videos):
-        frames = texture(number, seconds * fps)
+        frames = footage(number, seconds * fps)
         (folder / f"video{number}.mp4").write_bytes(encode_mp4(frames, fps=Fraction(fps), settings=settings.encode))
     sources = [(f"video{number}", folder / f"video{number}.mp4") for number in range(videos)]
     precut(sources, folder / "store", settings, workers=2)
@@ -174,15 +174,6 @@ def make_table(folder: Path, videos: int = 4, seconds: int = 15, fps: int = 30) 
         "texts": [[f"{name} at second {start:.2f}"] for name, start in clips],
     }
     return ClipTable.from_columns(columns, store=folder / "store").save(folder / "clips.arrow")
-
-
-def texture(seed: int, frames: int, height: int = 288, width: int = 512) -> Iterator[np.ndarray]:
-    """Blocks of random colour that drift, with a little noise: about as hard to code as plain footage."""
-    rng = np.random.default_rng(seed)
-    scene_HWC = rng.integers(0, 256, (height // 8, width // 4, 3)).repeat(16, 0).repeat(16, 1)
-    for k in range(frames):
-        view_HWC = scene_HWC[k // 2 : k // 2 + height, k : k + width]
-        yield np.clip(view_HWC + rng.normal(0, 2, view_HWC.shape), 0, 255).astype(np.uint8)
 
 
 if __name__ == "__main__":
