@@ -70,9 +70,7 @@ def in_order(video, crop, size):
                 graph.configure()
             graph.push(frame)
             piece = graph.pull()
-            small = scaler.reformat(
-                piece, width=size[1], height=size[0], format="rgb24", interpolation=flags, threads=1
-            )
+            small = scaler.reformat(piece, width=size[1], height=size[0], format="gbrp", interpolation=flags, threads=1)
             frames.append(small.to_ndarray())
     return np.stack(frames)
 

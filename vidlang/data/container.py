@@ -16,13 +16,17 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from vidlang.data.failures import BrokenVideo
+from vidlang.data.failures import BrokenVideo, check_deadline
 from vidlang.data.mp4 import NotIndexed, read_index
-from vidlang.data.pixels import ACCURATE, quarter_turns, to_rgb
+from vidlang.data.pixels import ACCURATE, MOST_PIXELS, quarter_turns, to_rgb
 
 LONGEST_GAP = 600.0  # seconds between two frames; a damaged clock can claim centuries
+SLACK = 0.5  # seconds that a container may promise more than it holds; sound ones differ by hundredths
+# Containers that hold one video in one file. Playlists name other files, and a picture or a text is no video.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,rm,nut,gif,ivf,dv,h264,hevc"
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def iterate_frames(path: str | Path, short_side: int | None = None) -> Iterator[
         period = _period(stream)
         # AVI stores no presentation times: what it gives is the order of decoding.
         timed = "avi" not in container.format.name.split(",")
-        for number, frame in enumerate(_frames(container, stream)):
+        for number, frame in enumerate(_all_frames(container, stream)):
             turns = quarter_turns(frame)
             if size is None:
                 size = _upright_size(frame, turns, stream.sample_aspect_ratio, short_side)
@@ -63,25 +67,27 @@ def iterate_frames(path: str | Path, short_side: int | None = None) -> Iterator[
             if before is not None and seconds - before > LONGEST_GAP:
                 raise BrokenVideo(f"its clock jumps by {seconds - before:.0f} s at frame {number}")
             before = seconds
-            yield to_rgb(frame, turns, *size, reformatter, scaler).copy(), seconds
+            yield to_rgb(frame, turns, *size, reformatter, scaler), seconds
     if before is None:
-        raise BrokenVideo("no frame of it could be decoded")
+        raise BrokenVideo("no frame of it could be decoded", "empty")
 
 
-def pick_frames(video: bytes | memoryview, ranks: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The frames of these ranks, decoding everything up to the last of them."""
+def pick_frames(
+    video: bytes | memoryview, ranks: set[int], deadline: float | None = None
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames of these ranks, decoding everything up to the last of them, until time.monotonic() is `deadline`."""
     if ranks and min(ranks) < 0:
         raise ValueError(f"frame {min(ranks)} asked of a video; frames are numbered from 0")
     missing = set(ranks)
     with _open(video) as (container, stream):
-        for rank, frame in enumerate(_frames(container, stream)):
+        for rank, frame in enumerate(_frames(container, stream, deadline)):
             if not missing:
                 return
             if rank in missing:
                 missing.remove(rank)
                 yield rank, frame
     if missing:
-        raise BrokenVideo(f"frame {min(missing)} was asked for, but the video ends before it")
+        raise BrokenVideo(f"frame {min(missing)} was asked for, but the video ends before it", "truncated")
 
 
 def count_frames(video: bytes | memoryview | Path) -> VideoInfo:
@@ -89,14 +95,14 @@ def count_frames(video: bytes | memoryview | Path) -> VideoInfo:
     frames, first, last, size = 0, 0.0, 0.0, (0, 0)
     with _open(video) as (container, stream):
         period = _period(stream)
-        for frame in _frames(container, stream):
+        for frame in _all_frames(container, stream):
             seconds = frames * period if frame.time is None else frame.time
             if frames == 0:
                 first = seconds
                 size = _upright_size(frame, quarter_turns(frame), None, None)
             frames, last = frames + 1, max(seconds, last)
     if not frames:
-        raise BrokenVideo("no frame of it could be decoded")
+        raise BrokenVideo("no frame of it could be decoded", "empty")
     duration = last - first + period
     return VideoInfo(frames, frames / duration, size[1], size[0], duration)
 
@@ -109,36 +115,82 @@ def map_file(path: Path) -> memoryview:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
-        raise ValueError(f"cannot read the video {str(path)!r}: {error.strerror}") from error
+        kind = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        raise BrokenVideo(f"cannot read the video {str(path)!r}: {error.strerror}", kind) from error
 
 
 @contextlib.contextmanager
 def _open(video: bytes | memoryview | Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     """The container and its first video stream; closed at once also after errors, or its file would stay open."""
-    # "file:" and the whitelist keep a hostile name or playlist from opening other files or addresses.
+    # "file:" and the whitelists keep a hostile name or playlist from opening other files or addresses.
     source = f"file:{video}" if isinstance(video, Path) else io.BytesIO(video)
     try:
-        container = av.open(source, "r", options={"protocol_whitelist": "file"})
+        container = av.open(source, "r", options={"protocol_whitelist": "file", "format_whitelist": FORMATS})
+    except av.ArgumentError as error:
+        raise BrokenVideo("it is no video file: no video stream in a container that is read", "unsupported") from error
     except av.FFmpegError as error:
-        raise BrokenVideo(f"it cannot be read as a video: {error.strerror}") from error
+        raise BrokenVideo(f"it cannot be read as a video: {error.strerror}", _kind(error)) from error
     with container:
-        if not container.streams.video:
-            raise BrokenVideo("it has no video stream")
-        stream = container.streams.video[0]
+        # The cover of a film is a video stream of one picture.
+        films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        if not films:
+            raise BrokenVideo("it has no video stream", "unsupported")
+        stream = films[0]
+        if stream.codec_context is None:
+            raise BrokenVideo("its video is in a codec that is not known here", "unsupported")
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         # By default libavcodec hides damage behind made-up pixels.
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
         yield container, stream
 
 
-def _frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def _kind(error: av.FFmpegError) -> str:
+    """What sort of failure an error on opening is."""
+    kinds = {FileNotFoundError: "missing", OSError: "unreadable", av.InvalidDataError: "damaged"}
+    return next((kind for sort, kind in kinds.items() if isinstance(error, sort)), "unsupported")
+
+
+def _frames(
+    container: InputContainer, stream: av.VideoStream, deadline: float | None = None
+) -> Iterator[av.VideoFrame]:
+    yield from _decoded(container.demux(stream), deadline)
+
+
+def _all_frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    yield from _decoded(_whole(container, stream))
+
+
+def _whole(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """All packets of the stream; BrokenVideo after the last when the container had promised more.
+
+    A file that was cut off between two packets reads without any error, as a shorter video.
+    """
+    start = end = 0.0
+    for packet in container.demux():
+        ticks = packet.dts if packet.pts is None else packet.pts
+        if ticks is not None and packet.size:
+            seconds = float(ticks * packet.time_base)
+            start, end = min(start, seconds), max(end, seconds + float((packet.duration or 0) * packet.time_base))
+        if packet.stream.index == stream.index:
+            yield packet
+    promised = (container.duration or 0) / av.time_base
+    # Some containers count from zero, others from their first packet; without times there is nothing to compare.
+    if 0 < end < promised + start - SLACK - 2 * _period(stream):
+        raise BrokenVideo(f"it is truncated: it ends at {end:.2f} s and should last {promised:.2f} s", "truncated")
+
+
+def _decoded(packets: Iterator[av.Packet], deadline: float | None = None) -> Iterator[av.VideoFrame]:
     number = 0
     try:
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise BrokenVideo(f"frame {number} is damaged")
-            yield frame
-            number += 1
+        for packet in packets:
+            check_deadline(deadline)
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise BrokenVideo(f"frame {number} is damaged")
+                yield frame
+                number += 1
+    except av.DecoderNotFoundError as error:
+        raise BrokenVideo("its video is in a codec that is not known here", "unsupported") from error
     except av.FFmpegError as error:
         raise BrokenVideo(f"frame data is damaged near frame {number}: {error.strerror}") from error
 
@@ -146,7 +198,7 @@ def _frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Vi
 def _period(stream: av.VideoStream) -> float:
     rate = stream.average_rate or stream.guessed_rate
     if not rate:
-        raise BrokenVideo("it states neither a frame rate nor frame times")
+        raise BrokenVideo("it states neither a frame rate nor frame times", "unsupported")
     return float(1 / rate)
 
 

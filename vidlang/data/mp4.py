@@ -36,10 +36,18 @@ class Mp4Index:
     ranks: np.ndarray
     samples: np.ndarray  # the inverse of ranks: samples[rank] is the sample shown at that rank
     keys: np.ndarray  # the sync samples, increasing
+    starts: list[int]  # those that decoding can start at for every sample from there on
     width: int  # as stored, before rotation
     height: int
     rotation: int  # quarter turns counter-clockwise that bring the stored frame upright
+    ticks: np.ndarray  # when the frame of each rank is shown
+    timescale: int  # ticks a second
     seconds: float  # from the first frame's start to the last frame's end
+
+    @property
+    def times(self) -> np.ndarray:
+        """When the frame of each rank is shown, in seconds after the first."""
+        return (self.ticks - self.ticks[0]) / self.timescale
 
 
 def boxes(data: memoryview, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -63,14 +71,15 @@ def read_index(mp4: bytes | memoryview) -> Mp4Index:
     """The index of the first video track; BrokenVideo when damaged, NotIndexed when of another kind."""
     data = memoryview(mp4)
     if len(data) == 0:
-        raise BrokenVideo("the video is empty: 0 bytes")
+        raise BrokenVideo("the video is empty: 0 bytes", "empty")
     if len(data) < 16 or bytes(data[4:8]) not in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
         raise NotIndexed("it is not an MP4")
     top = {kind: (start, end) for kind, start, end in boxes(data, 0, len(data))}
     if b"moof" in top:
         raise NotIndexed("it is a fragmented MP4")
     if b"moov" not in top:
-        raise BrokenVideo(f"the MP4 has no index (moov box) in its {len(data)} bytes: it is truncated or not closed")
+        sentence = f"the MP4 has no index (moov box) in its {len(data)} bytes: it is truncated or not closed"
+        raise BrokenVideo(sentence, "truncated")
     movie = list(boxes(data, *top[b"moov"]))
     header = {kind: (start, end) for kind, start, end in movie if kind != b"trak"}
     if b"mvex" in header:
@@ -100,34 +109,38 @@ def _index(data: memoryview, track: dict[bytes, tuple[int, int]]) -> Mp4Index:
     sizes = _sizes(data, *_need(track, b"stsz"))
     count = len(sizes)
     offsets = _offsets(data, track, sizes)
-    durations = _runs(_table(data, *_need(track, b"stts"), RUNS), count, "stts")
-    decode_times = np.cumsum(durations) - durations
-    shifts = np.zeros(count, np.int64)
+    shown, length = _decode_times(_table(data, *_need(track, b"stts"), RUNS), count)
     if b"ctts" in track:
-        shifts = _runs(_table(data, *track[b"ctts"], SIGNED_RUNS), count, "ctts")
-    shown = decode_times + shifts
-    samples = np.argsort(shown, kind="stable")
-    if (np.diff(shown[samples]) <= 0).any():
+        shown += _runs(_table(data, *track[b"ctts"], SIGNED_RUNS), count, "ctts")
+    samples = np.argsort(shown)
+    ticks = shown[samples]
+    if (ticks[1:] <= ticks[:-1]).any():
         raise NotIndexed("two of its frames have the same time")
-    keys = np.arange(count)
+    ranks = np.empty(count, np.int64)
+    ranks[samples] = keys = np.arange(count)
     if b"stss" in track:
         keys = _table(data, *track[b"stss"], U4).astype(np.int64) - 1
-        if not len(keys) or keys[0] != 0 or (np.diff(keys) <= 0).any() or keys[-1] >= count:
+        if not len(keys) or keys[0] != 0 or (keys[1:] <= keys[:-1]).any() or keys[-1] >= count:
             raise NotIndexed("its first frame is not a keyframe or its keyframe table is out of order")
     timescale = _timescale(data, *_need(track, b"mdhd"))
-    _check_edit(data, track, shown, durations, timescale)
+    _check_edit(data, track, ticks, timescale)
     return Mp4Index(
         configuration=configuration,
         length_size=(configuration[4] & 3) + 1,
         offsets=offsets,
         sizes=sizes,
-        ranks=np.argsort(samples),
+        ranks=ranks,
         samples=samples,
         keys=keys,
+        # Open GOPs start with a keyframe that is not the first shown; frames around it refer to the GOP before.
+        # Decoding starts where as many frames are shown before as are stored before.
+        starts=keys[ranks[keys] == keys].tolist(),
         width=width,
         height=height,
         rotation=_rotation(data, *_need(track, b"tkhd")),
-        seconds=float(durations.sum()) / timescale,
+        ticks=ticks,
+        timescale=timescale,
+        seconds=length / timescale,
     )
 
 
@@ -152,6 +165,17 @@ def _table(data: memoryview, start: int, end: int, dtype: np.dtype, header: int 
     if count * dtype.itemsize > end - first:
         _fail(f"a table claims {count} rows but has {end - first} bytes")
     return np.frombuffer(data, dtype, count, first)
+
+
+def _decode_times(table: np.ndarray, count: int) -> tuple[np.ndarray, int]:
+    """When each sample is decoded, and when the last one ends."""
+    if len(table) == 1 and int(table["f0"][0]) == count:
+        # Nearly always all frames last equally long.
+        each = int(table["f1"][0])
+        return np.arange(0, each * count, each) if each else np.zeros(count, np.int64), each * count
+    durations = _runs(table, count, "stts")
+    ends = np.cumsum(durations)
+    return ends - durations, int(ends[-1])
 
 
 def _runs(table: np.ndarray, count: int, name: str) -> np.ndarray:
@@ -190,7 +214,7 @@ def _sizes(data: memoryview, start: int, end: int) -> np.ndarray:
     else:
         _fail(f"it claims {count} samples of {same} bytes in a file of {len(data)} bytes")
     if not len(sizes):
-        raise BrokenVideo("the video has no frames")
+        raise BrokenVideo("the video has no frames", "empty")
     return sizes
 
 
@@ -200,25 +224,26 @@ def _offsets(data: memoryview, track: dict[bytes, tuple[int, int]], sizes: np.nd
     chunk_starts = _table(data, *_need(track, b"co64" if wide else b"stco"), U8 if wide else U4)
     layout = _table(data, *_need(track, b"stsc"), CHUNK_RUNS)
     firsts, each = layout["f0"].astype(np.int64) - 1, layout["f1"].astype(np.int64)
-    if not len(firsts) or firsts[0] != 0 or (np.diff(firsts) <= 0).any() or firsts[-1] >= len(chunk_starts):
+    chunks, count = len(chunk_starts), len(sizes)
+    if not len(firsts) or firsts[0] != 0 or (firsts[1:] <= firsts[:-1]).any() or firsts[-1] >= chunks:
         _fail("its chunk table is out of order")
     if (layout["f2"] != 1).any():
         raise NotIndexed("it switches between sample descriptions")
-    chunks_each = np.diff(np.append(firsts, len(chunk_starts)))
-    if float(chunks_each.astype(float) @ each.astype(float)) != len(sizes):
+    chunks_each = np.full(len(firsts), chunks - firsts[-1])
+    chunks_each[:-1] = firsts[1:] - firsts[:-1]
+    # As floats, for damaged counts may make more than fits in 64 bits.
+    if float(chunks_each.astype(float) @ each.astype(float)) != count:
         _fail("its chunks and its sample sizes disagree on the number of samples")
+    # Offsets may be any 64-bit number in a damaged file: compare before narrowing.
+    if (chunk_starts > len(data)).any():
+        raise BrokenVideo(f"the video is truncated: its frames lie beyond its {len(data)} bytes", "truncated")
     in_chunk = np.repeat(each, chunks_each)
     first_sample = np.cumsum(in_chunk) - in_chunk
     before = np.cumsum(sizes) - sizes
-    # Offsets may be any 64-bit number in a damaged file: compare before narrowing.
-    if (chunk_starts > len(data)).any():
-        raise BrokenVideo(f"the video is truncated or damaged: its frames lie beyond its {len(data)} bytes")
-    offsets = (
-        np.repeat(chunk_starts.astype(np.int64) - before[np.minimum(first_sample, len(sizes) - 1)], in_chunk) + before
-    )
+    offsets = np.repeat(chunk_starts.astype(np.int64) - before[np.minimum(first_sample, count - 1)], in_chunk) + before
     last = int((offsets + sizes).max())
     if last > len(data):
-        raise BrokenVideo(f"the video is truncated: its frames reach to byte {last}, it has {len(data)}")
+        raise BrokenVideo(f"the video is truncated: its frames reach to byte {last}, it has {len(data)}", "truncated")
     return offsets
 
 
@@ -230,22 +255,20 @@ def _timescale(data: memoryview, start: int, end: int) -> int:
     return timescale
 
 
-def _check_edit(
-    data: memoryview, track: dict[bytes, tuple[int, int]], shown: np.ndarray, durations: np.ndarray, timescale: int
-) -> None:
+def _check_edit(data: memoryview, track: dict[bytes, tuple[int, int]], shown: np.ndarray, timescale: int) -> None:
     """Leaves a track whose edit list hides frames to the container path; most only shift the start."""
     if b"elst" not in track:
         return
     start, end = track[b"elst"]
     wide = data[start : start + 1] == b"\x01"
     table = _table(data, start, end, WIDE_EDITS if wide else EDITS)
-    table = table[table["f1"] != -1]  # an empty edit only delays the start
-    if len(table) != 1 or (table["f2"] != 0x10000).any():
+    edits = [edit for edit in table.tolist() if edit[1] != -1]  # an empty edit only delays the start
+    if len(edits) != 1 or edits[0][2] != 0x10000:
         raise NotIndexed("its edit list cuts or reorders frames")
-    begin = int(table["f1"][0])
+    duration, begin, _ = edits[0]
     movie_scale = _timescale(data, *_need(track, b"mvhd"))
-    length = int(table["f0"][0]) * timescale / movie_scale
-    if shown.min() < begin or (length and shown.max() >= begin + length):
+    length = duration * timescale / movie_scale
+    if shown[0] < begin or (length and shown[-1] >= begin + length):
         raise NotIndexed("its edit list hides frames")
 
 
