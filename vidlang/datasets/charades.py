@@ -3,7 +3,7 @@
 | split | videos | file in `root` |
 |---|---|---|
 | train, test | 7,985, 1,863 | Charades_v1_train.csv, Charades_v1_test.csv |
-| ego_train, ego_test | 6,167, 1,693 | CharadesEgo_v1_train.csv, CharadesEgo_v1_test.csv |
+| ego_train, ego_test | 7,860 in all | CharadesEgo_v1_train.csv, CharadesEgo_v1_test.csv |
 | ego_train_first, ego_test_first | first person only | CharadesEgo_v1_train_only1st.csv, ..._test_only1st.csv |
 | ego_train_third, ego_test_third | third person only | CharadesEgo_v1_train_only3rd.csv, ..._test_only3rd.csv |
 
