@@ -155,7 +155,7 @@ def test_unreadable_rows_are_left_out_and_counted(write, monkeypatch, caplog):
     bad = {
         3: "too few\t1",
         17: "too\t1\t2\t[3]\tmany",
-        18: "no time\tsoon\t1\t[2]",
+        18: "no time\tsoon\t1\t[z]",
         30: "x\tnan\t1\t[2]",
         39: "y\t1\t2\t[z]",
     }

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +88,13 @@ def test_an_error_in_a_later_part_names_its_own_row(store):
         list(checked_parts(parts, store, "error", place))
 
 
+def test_the_first_of_the_dropped_clips_is_shown(store, caplog):
+    parts = [(clips(("a", 0, 1), ("d", 1, 2)), np.array([5, 9])), (clips(("a", 0, 1), ("e", 1, 2)), np.array([11, 14]))]
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert len(pa.concat_tables(checked_parts(parts, store, "drop", place))) == 2
+    assert "Left out 2 clips of 4: file.csv, row 9: video 'd'" in caplog.text
+
+
 def test_rows_name_their_places(tmp_path, store):
     rows = Rows(tmp_path / "file.json")
     rows.add("item 4", video="a", texts=["x"], id="one", answers=[])
@@ -123,12 +131,22 @@ def test_a_table_is_made_once_for_equal_sources_options_and_store(tmp_path, stor
         lambda: cached("name", [source], {"split": "val"}, store, make),
         lambda: cached("other", [source], {"split": "train"}, store, make),
         lambda: cached("name", [source], {"split": "train"}, make_store(SECONDS), make),
-        lambda: source.write_text("other") and cached("name", [source], {"split": "train"}, store, make),
+        lambda: source.write_text("two") and cached("name", [source], {"split": "train"}, store, make),
     ):
         count = make.count
         assert other().path != first.path and make.count == count + 1
     # Those who still hold the older table can open it: nothing is removed.
     assert pickle.loads(pickle.dumps(first)).column("end").tolist() == [1]
+
+
+def test_a_store_of_other_content_in_the_same_place_gives_another_table(tmp_path, store, make, make_store):
+    source, moved = tmp_path / "file.csv", tmp_path / "store"
+    source.write_text("one")
+    shutil.copytree(store, moved)
+    first = cached("name", [source], {}, moved, make)
+    shutil.rmtree(moved)
+    shutil.copytree(make_store({"a": 20.0}), moved)
+    assert cached("name", [source], {}, moved, make).path != first.path and make.count == 2
 
 
 def test_a_table_made_in_parts_is_kept_too(tmp_path, store):

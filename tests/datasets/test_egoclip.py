@@ -172,6 +172,9 @@ def test_a_pickle_is_read_in_pieces(pickles, store, monkeypatch):
     (pickles / "mine.pkl").write_bytes(pickle.dumps([*HUMAN, ("uid-x", 0, 1, "t")]))
     with pytest.raises(ValueError, match="mine.pkl, item 3: video 'uid-x' is not in the chunk store"):
         egoclip.load("lavila_train", root=str(pickles), store=store, file="mine.pkl")
+    (pickles / "mine.pkl").write_bytes(pickle.dumps([*HUMAN, "what"]))
+    with pytest.raises(ValueError, match="mine.pkl, item 3: must be"):
+        egoclip.load("lavila_train", root=str(pickles), store=store, file="mine.pkl")
 
 
 @pytest.mark.parametrize(

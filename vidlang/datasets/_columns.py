@@ -85,7 +85,7 @@ def id_lists(texts: pa.Array) -> pa.Array:
     present = pc.not_equal(values, "")
     # Nothing between two commas, or in an empty list, is a part too: offsets count the parts that hold a number.
     before = np.concatenate([[0], np.cumsum(present.to_numpy(zero_copy_only=False))])
-    offsets = before[parts.offsets.to_numpy() - parts.offsets[0].as_py()].astype(np.int32)
+    offsets = before[parts.offsets.to_numpy()].astype(np.int32)
     return pa.ListArray.from_arrays(offsets, values.filter(present).cast(pa.int32()), mask=pc.invert(fits))
 
 
