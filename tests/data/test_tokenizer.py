@@ -1,14 +1,15 @@
-"""Token rows have a fixed form whatever the text, and the word-level tokenizer is a pure function of its texts."""
+"""Token rows have one form whatever the text, and the word-level tokenizer is a pure function of its texts."""
 
 import json
-import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as HfTokenizer
-from tokenizers import models
+from tokenizers import models, processors
 
-from vidlang.data.tokenizer import Tokenizer, train_wordlevel
+from vidlang.data.tokenizer import Tokenizer, train_wordlevel, train_wordpiece
 
 TEXTS = ["A red square slides left.", "the BLUE circle spins, then grows", "a square"]
 
@@ -25,6 +26,11 @@ def reference_words(text: str) -> list[str]:
     return text.lower().replace(",", " ,").replace(".", " .").split()
 
 
+def test_texts_are_cleaned_first(path):
+    plain, clean = Tokenizer(path, 8), Tokenizer(path, 8, clean={"name": "singularity", "words": 2})
+    np.testing.assert_array_equal(clean.encode(["#a SQUARE, left"]), plain.encode(["a square"]))
+
+
 def test_ids_are_special_tokens_then_sorted_words(path):
     words = sorted({word for text in TEXTS for word in reference_words(text)})
     ids = {word: 4 + i for i, word in enumerate(words)}
@@ -34,8 +40,8 @@ def test_ids_are_special_tokens_then_sorted_words(path):
     for row_L, text in zip(text_NL, TEXTS, strict=True):
         expected = [2, *(ids[word] for word in reference_words(text)), 3]
         assert row_L.tolist() == expected + [0] * (10 - len(expected))
-    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 2, 3)
-    assert tokenizer.vocab_size == 4 + len(words)
+    assert (tokenizer.begin_id, tokenizer.end_id, tokenizer.vocab_size) == (2, 3, 4 + len(words))
+    assert tokenizer.decode(text_NL)[0] == "a red square slides left ."
 
 
 def test_unknown_words_and_empty_text(path):
@@ -44,12 +50,6 @@ def test_unknown_words_and_empty_text(path):
         [2, 3, 0, 0, 0],
     ]
     assert Tokenizer(path, 5).encode([]).shape == (0, 5)
-
-
-def test_long_text_is_cut_and_still_ends_with_sep(path):
-    long, short = Tokenizer(path, 20).encode(TEXTS), Tokenizer(path, 5).encode(TEXTS)
-    assert (short[:, :4] == long[:, :4]).all()
-    assert short[:2, 4].tolist() == [3, 3]
 
 
 def test_one_text_and_many_texts_agree(path):
@@ -65,18 +65,41 @@ def test_settings_inside_the_file_do_not_leak(path, tmp_path):
     assert (Tokenizer(tmp_path / "t.json", 9).encode(TEXTS) == Tokenizer(path, 9).encode(TEXTS)).all()
 
 
-def test_pickles_by_value(path, tmp_path):
-    train_wordlevel(TEXTS, tmp_path / "t.json")
-    tokenizer = Tokenizer(tmp_path / "t.json", 8)
-    data = pickle.dumps(tokenizer)
-    (tmp_path / "t.json").unlink()
-    assert (pickle.loads(data).encode(TEXTS) == tokenizer.encode(TEXTS)).all()
-
-
-def test_training_depends_on_the_words_alone(path, tmp_path):
+def test_wordlevel_depends_on_the_words_alone(path, tmp_path):
     train_wordlevel(reversed(TEXTS + TEXTS), tmp_path / "again" / "t.json")
     assert (tmp_path / "again" / "t.json").read_bytes() == path.read_bytes()
     assert [p.name for p in (tmp_path / "again").iterdir()] == ["t.json"]
+
+
+def test_workers_import_no_torch(path):
+    script = f"import sys; from vidlang.data.tokenizer import Tokenizer; Tokenizer({str(path)!r}, 5).encode(['a']); "
+    script += "assert not {'torch', 'transformers', 'jax'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    "vocabulary, options, sentence",
+    [
+        ({"[SEP]": 0, "[CLS]": 1, "[PAD]": 2}, dict(end="[SEP]"), r"end token \[SEP\] .* has id 0.*end="),
+        ({"[SEP]": 0, "[CLS]": 1, "[PAD]": 2}, {}, r"no token that ends a text \(looked for .*\[SEP\].*end="),
+        ({"[PAD]": 0}, {}, "no token that ends a text"),
+        ({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2}, dict(begin="<s>"), "no token <s>; begin= and end="),
+    ],
+)
+def test_missing_tokens_are_named(tmp_path, vocabulary, options, sentence):
+    HfTokenizer(models.WordLevel(vocabulary, unk_token="[PAD]")).save(str(tmp_path / "t.json"))
+    with pytest.raises(ValueError, match=sentence):
+        Tokenizer(tmp_path / "t.json", 8, **options)
+
+
+def test_more_than_one_token_on_a_side_is_refused(tmp_path):
+    tokenizer = HfTokenizer(models.WordLevel({"[PAD]": 0, "<en>": 1, "</s>": 2}, unk_token="[PAD]"))
+    special = [("</s>", 2), ("<en>", 1)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="</s> <en> $A </s>", special_tokens=special)
+    tokenizer.save(str(tmp_path / "t.json"))
+    with pytest.raises(ValueError, match=r"unknown here: it puts \['</s>', '<en>'\] before.*begin= and end="):
+        Tokenizer(tmp_path / "t.json", 8)
+    assert Tokenizer(tmp_path / "t.json", 8, begin="<en>", end="</s>").encode([""]).tolist() == [[1, 2, *[0] * 6]]
 
 
 def test_wrong_files_and_lengths_are_named(path, tmp_path):
@@ -85,16 +108,31 @@ def test_wrong_files_and_lengths_are_named(path, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps({"not": "one"}))
     with pytest.raises(ValueError, match="not a tokenizer.json file"):
         Tokenizer(tmp_path / "bad.json", 8)
+    with pytest.raises(ValueError, match="holds no tokenizer.*found bad.json"):
+        Tokenizer(tmp_path, 8)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="needs vocab.json beside it"):
+        Tokenizer(tmp_path / "merges.txt", 8)
+    (tmp_path / "spiece.model").write_bytes(b"")
+    with pytest.raises(ValueError, match="SentencePiece model; give the tokenizer.json"):
+        Tokenizer(tmp_path / "spiece.model", 8)
+
+
+def test_wrong_arguments_are_named(path, tmp_path):
+    tokenizer = Tokenizer(path, 8)
     with pytest.raises(ValueError, match="length >= 3; found 2"):
         Tokenizer(path, 2)
+    with pytest.raises(ValueError, match="Unknown text cleaning 'lowercase'"):
+        Tokenizer(path, 8, clean="lowercase")
     with pytest.raises(ValueError, match="sequence of texts"):
-        Tokenizer(path, 8).encode("a square")
-    for vocabulary, message in (
-        ({"[CLS]": 0, "[SEP]": 1, "[PAD]": 2}, "must be token 0"),
-        ({"[PAD]": 0}, "no token .CLS"),
-    ):
-        HfTokenizer(models.WordLevel(vocabulary, unk_token="[PAD]")).save(str(tmp_path / "ids.json"))
-        with pytest.raises(ValueError, match=message):
-            Tokenizer(tmp_path / "ids.json", 8)
-    with pytest.raises(ValueError, match="at least one text"):
-        train_wordlevel(["", "  "], tmp_path / "none.json")
+        tokenizer.encode("a square")
+    with pytest.raises(ValueError, match=r"\[n, length\], found int64 of shape \(4,\)"):
+        tokenizer.decode(np.arange(4))
+    for train in (train_wordlevel, train_wordpiece):
+        with pytest.raises(ValueError, match="at least one text"):
+            train(["", "  "], tmp_path / "none.json")
+        with pytest.raises(ValueError, match="single text"):
+            train("a red square", tmp_path / "none.json")
+    with pytest.raises(ValueError, match="found vocab_size 4 and min_count 2"):
+        train_wordpiece(TEXTS, tmp_path / "none.json", 4)
+    assert not (tmp_path / "none.json").exists()

@@ -1,82 +1,190 @@
-"""Text to a fixed number of token ids, with any tokenizer.json of Hugging Face `tokenizers`.
+"""Text to a fixed number of token ids, with the tokenizer files of CLIP, BERT, GPT-2, Llama and their kin.
 
-A sequence is [CLS], the words, [SEP], then [PAD] up to the length. What does not fit is cut from the end of the words,
-so the last token of every text is [SEP]. [PAD] must be id 0: models take `text_BL != 0` as the mask.
+Whatever the file, a sequence is the begin token (where the family has one), the words, the end token, then 0 up to the
+length. What does not fit is cut from the end of the words, so the last token of every text is the end token. The end
+token is never 0, so a model's mask is "not in the trailing run of zeros", and 0 inside a text is a word (CLIP's "!").
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from vidlang.data import tokenizer_files
+from vidlang.data.cleaning import cleaner
+from vidlang.data.wordpiece import CONTINUED, learn_pieces
+
+PAD = 0
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 class Tokenizer:
-    """Turns texts into int32 [n, length]; goes to worker processes by value."""
+    """Turns texts into int32 [n, length]; goes to worker processes by value.
 
-    def __init__(self, path: str | os.PathLike[str], length: int) -> None:
-        if not os.path.isfile(path):
-            raise ValueError(
-                f"There is no tokenizer at {os.fspath(path)!r}; give the path of a tokenizer.json file, or "
-                "make one with vidlang.data.tokenizer.train_wordlevel."
-            )
+    path: a tokenizer file, or a folder with one. clean: a name of `vidlang.data.cleaning`, or {"name": ..., options}.
+    begin, end: tokens of the file, where it does not say or something else is wanted; begin "" is none.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        length: int,
+        clean: str | Mapping[str, Any] = "none",
+        *,
+        begin: str | None = None,
+        end: str | None = None,
+    ) -> None:
         if length < 3:
-            raise ValueError(f"A text needs room for [CLS], a word and [SEP], so length >= 3; found {length}.")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(os.fspath(path))
-        except Exception as error:  # `tokenizers` raises bare Exception on a file it cannot read
-            raise ValueError(f"{os.fspath(path)!r} is not a tokenizer.json file: {error}") from error
+            raise ValueError(f"A text needs room for its begin, a word and its end, so length >= 3; found {length}.")
+        self._tokenizer = tokenizer_files.read(path)
         # Length and special tokens are ours to set; a file may bring its own settings.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.path = os.path.abspath(path)
         self.length = length
-        self.pad_id, self.bos_id, self.eos_id = (self._id(token) for token in ("[PAD]", "[CLS]", "[SEP]"))
-        if self.pad_id != 0:
-            raise ValueError(f"[PAD] must be token 0, found {self.pad_id} in {self.path}.")
+        self.clean = cleaner(clean)
+        begin, end = self._marks(begin, end)
+        self.begin_id = self._id(begin) if begin else None
+        self.end_id = self._id(end)
+        if self.end_id == PAD:
+            raise ValueError(
+                f"The end token {end} of the tokenizer {self.path} has id 0, which is padding here; "
+                "choose another with end=."
+            )
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, special tokens included."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """One more than the largest token id, special tokens included: the rows that a model's table needs."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Ids of each text, cut or padded to the length: int32 [n, length]."""
+        """Ids of each text, cleaned, cut or padded to the length: int32 [n, length]."""
         if isinstance(texts, str):
             raise ValueError(f"encode takes a sequence of texts, found the single text {texts!r}; give [text].")
-        text_NL = np.full((len(texts), self.length), self.pad_id, np.int32)
-        for row_L, encoding in zip(text_NL, self._encode(texts), strict=True):
-            words = encoding.ids[: self.length - 2]
-            row_L[: len(words) + 2] = [self.bos_id, *words, self.eos_id]
+        begin = [] if self.begin_id is None else [self.begin_id]
+        text_NL = np.full((len(texts), self.length), PAD, np.int32)
+        for row_L, encoding in zip(text_NL, self._encode([self.clean(text) for text in texts]), strict=True):
+            ids = [*begin, *encoding.ids[: self.length - len(begin) - 1], self.end_id]
+            row_L[: len(ids)] = ids
         return text_NL
 
-    def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    def decode(self, text_NL: np.ndarray) -> list[str]:
+        """The texts of rows of ids as people read them: without begin, end and padding."""
+        text_NL = np.asarray(text_NL)
+        if text_NL.ndim != 2 or text_NL.dtype.kind not in "iu":
+            raise ValueError(f"decode takes integer ids [n, length], found {text_NL.dtype} of shape {text_NL.shape}.")
+        return [self._decode(np.trim_zeros(row_L, "b").tolist()) for row_L in text_NL]
+
+    def _decode(self, ids: list[int]) -> str:
+        ids = ids[1:] if ids and ids[0] == self.begin_id else ids
+        ids = ids[:-1] if ids and ids[-1] == self.end_id else ids
+        text = self._tokenizer.decode(ids, skip_special_tokens=False)
+        # CLIP's files mark the ends of words with a suffix that their decoder leaves in the text.
+        suffix = getattr(self._tokenizer.model, "end_of_word_suffix", None)
+        return (text.replace(suffix, " ") if suffix else text).strip()
+
+    def _encode(self, texts: list[str]) -> list[tokenizers.Encoding]:
         # One text is the common case in a data worker; encode_batch would start a thread pool for it.
         if len(texts) == 1:
             return [self._tokenizer.encode(texts[0], add_special_tokens=False)]
-        return self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return self._tokenizer.encode_batch(texts, add_special_tokens=False)
+
+    def _marks(self, begin: str | None, end: str | None) -> tuple[str | None, str]:
+        """The begin and the end token: as asked, else as the file has it."""
+        found_begin, found_end = None, None
+        if begin is None or end is None:
+            try:
+                found_begin, found_end = tokenizer_files.begin_and_end(self._tokenizer)
+            except ValueError as error:
+                raise ValueError(
+                    f"The tokenizer {self.path} is of a kind unknown here: {error}; say begin= and end=."
+                ) from error
+        end = found_end if end is None else end
+        if not end:
+            known = ", ".join(dict.fromkeys(end for _, end in tokenizer_files.KNOWN))
+            raise ValueError(
+                f"The tokenizer {self.path} has no token that ends a text (looked for {known}, none of them id 0); say "
+                "which one it is with end=."
+            )
+        return (found_begin if begin is None else begin), end
 
     def _id(self, token: str) -> int:
         found = self._tokenizer.token_to_id(token)
         if found is None:
-            raise ValueError(f"The tokenizer {self.path} has no token {token}; it needs [PAD], [CLS] and [SEP].")
+            raise ValueError(
+                f"The tokenizer {self.path} has no token {token}; begin= and end= name tokens of the file."
+            )
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        packed = zlib.compress(self._tokenizer.to_str().encode(), level=1)
+        return {**self.__dict__, "_tokenizer": packed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._tokenizer = tokenizers.Tokenizer.from_str(zlib.decompress(state["_tokenizer"]).decode())
 
 
 def train_wordlevel(texts: Iterable[str], path: str | os.PathLike[str]) -> None:
     """Write a tokenizer of all words in the texts: lower case, special tokens first, then the words in sorted order."""
     normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
-    if not words:
-        raise ValueError("A tokenizer needs at least one text with a word in it, found none.")
-    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *sorted(words - set(SPECIAL))))}
+    words = sorted(_count_words(texts, normalizer, splitter).keys() - set(SPECIAL))
+    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *words))}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    _save(tokenizer, path)
+
+
+def train_wordpiece(
+    texts: Iterable[str],
+    path: str | os.PathLike[str],
+    vocab_size: int = 30522,
+    *,
+    lower: bool = True,
+    min_count: int = 2,
+) -> None:
+    """Write a tokenizer of pieces of words, split and normalised as BERT's, with at most `vocab_size` ids.
+
+    It depends on how often each word occurs and on nothing else; pairs of pieces seen less than `min_count` times are
+    not learnt.
+    """
+    if vocab_size <= len(SPECIAL) or min_count < 1:
+        raise ValueError(
+            f"A vocabulary holds more than its {len(SPECIAL)} special tokens and min_count is at least 1; "
+            f"found vocab_size {vocab_size} and min_count {min_count}."
+        )
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=lower), pre_tokenizers.BertPreTokenizer()
+    counts = _count_words(texts, normalizer, splitter)
+    pieces = learn_pieces(counts, vocab_size - len(SPECIAL), min_count)
+    vocabulary = {piece: i for i, piece in enumerate((*SPECIAL, *pieces))}
+    model = models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=CONTINUED)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUED)
+    _save(tokenizer, path)
+
+
+def _count_words(
+    texts: Iterable[str], normalizer: normalizers.Normalizer, splitter: pre_tokenizers.PreTokenizer
+) -> Counter[str]:
+    if isinstance(texts, str):
+        raise ValueError(f"A tokenizer learns from a sequence of texts, found the single text {texts[:40]!r}.")
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    if not words:
+        raise ValueError("A tokenizer needs at least one text with a word in it, found none.")
+    return words
+
+
+def _save(tokenizer: tokenizers.Tokenizer, path: str | os.PathLike[str]) -> None:
     tokenizer.add_special_tokens(list(SPECIAL))
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     partial = f"{os.fspath(path)}.{os.getpid()}.partial"
