@@ -1,10 +1,10 @@
 """Perception Test, multiple choice: 38,060 questions with three choices about 10,361 videos of 23 s.
 
-| split | questions about | files in `root` |
+| split | questions | files in `root` |
 |---|---|---|
-| train | 1,955 videos | mc_question_train.json, cut_frame_mapping_train.json |
-| valid | 5,260 videos | mc_question_valid.json, cut_frame_mapping_valid.json |
-| test | 3,146 videos | mc_question_test.json (answers are held out) |
+| train | 7,392 | mc_question_train.json, cut_frame_mapping_train.json |
+| valid | 19,140 | mc_question_valid.json, cut_frame_mapping_valid.json |
+| test | 11,528 | mc_question_test.json (answers are held out) |
 
 The files come from the benchmark's repository (google-deepmind/perception_test). In some videos the end shows the
 answer, as where a ball was hidden. `cut` leaves out everything from the frame that cut_frame_mapping names, which is
@@ -39,10 +39,11 @@ def load(
     if cut and split != "test":
         sources.append(published(root, f"cut_frame_mapping_{split}.json", origin=ORIGIN))
     options = {"split": split, "cut": cut, "video_name": video_name, "bad_clips": bad_clips}
-    make = _questions
-    return cached(
-        "perception_test", sources, options, store, lambda: make(sources, split, name).table(store, bad_clips)
-    )
+
+    def make() -> ClipTable:
+        return _questions(sources, split, name).table(store, bad_clips)
+
+    return cached("perception_test", sources, options, store, make)
 
 
 def _questions(sources: list[Path], split: str, name: Callable[[str], str]) -> Rows:
