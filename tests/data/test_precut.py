@@ -1,267 +1,395 @@
-"""Any source becomes chunks of the store's rate and size in which every second is where it was."""
+"""A run ends in the same store whoever cuts, in whatever order, and however often it is killed on the way."""
 
-import io
+import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+import textwrap
 import time
-from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 
+from vidlang.data import precut as precut_module
+from vidlang.data import record_writer
 from vidlang.data.chunks import open_store
-from vidlang.data.crops import CropBox
-from vidlang.data.decode import BrokenVideo, decode, probe
 from vidlang.data.encode import EncodeSettings, encode_mp4
-from vidlang.data.precut import PrecutSettings, cut_video, find_videos, precut, resample
+from vidlang.data.precut import PrecutSettings, precut
 
 HEIGHT, WIDTH = 32, 48
-FAST = EncodeSettings(preset="ultrafast", crf=8)
+FAST = EncodeSettings(preset="ultrafast")
 SETTINGS = PrecutSettings(chunk_seconds=1.5, fps=8, short_side=32, encode=FAST)
+NAMES = ["a one", "b/c/three", "b/two", "z"]
 
 
-def burnt(number):
-    """A frame that carries its number in twelve blocks."""
-    blocks = np.array([225 if number >> bit & 1 else 30 for bit in range(12)], np.uint8).reshape(2, 6)
-    return np.repeat(blocks.repeat(16, 0).repeat(8, 1)[..., None], 3, -1)
-
-
-def numbers(video_THWC):
-    blocks = video_THWC.reshape(-1, 2, 16, 6, 8, 3)[:, :, 4:12, :, 2:6].mean((2, 4, 5)).reshape(-1, 12)
-    return (blocks > 127) @ (1 << np.arange(12))
-
-
-def source(path, count, fps=8):
+def source(path, number, frames):
+    """A video whose frames are all of one colour, another for each number."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_mp4(map(burnt, range(count)), fps=fps, settings=FAST))
+    pictures = (np.full((HEIGHT, WIDTH, 3), (10 * number, 100, 5 * k), np.uint8) for k in range(frames))
+    path.write_bytes(encode_mp4(pictures, fps=8, settings=FAST))
     return path
-
-
-def timed_source(path, times, container="matroska"):
-    """A video whose frame k is shown at times[k] seconds, to a millisecond."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as out:
-        stream = out.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "8"})
-        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for number, seconds in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(burnt(number), format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    path.write_bytes(file.getvalue())
-    return path
-
-
-def shown(video):
-    """The burnt numbers of all frames of a cut video."""
-    whole = CropBox(0, 0, video.height, video.width)
-    parts = [
-        decode(mp4, np.arange(frames), whole, (HEIGHT, WIDTH))
-        for mp4, frames in zip(video.chunks, video.chunk_frames, strict=True)
-    ]
-    return numbers(np.concatenate(parts))
-
-
-def nearest(times, fps):
-    """Independent reference: for each output time the source frame nearest to it, the earlier of two."""
-    times = np.asarray(times) - times[0]
-    period = times[-1] / (len(times) - 1)
-    count = round((times[-1] + period) * fps)
-    return [int(np.argmin(np.round(np.abs(times - k / fps), 5))) for k in range(count)]
-
-
-@pytest.mark.parametrize("source_fps", [8, 24, 5, 30, Fraction(30000, 1001), Fraction(24000, 1001), 60])
-def test_any_rate_becomes_the_stores_without_drift(source_fps, tmp_path):
-    count = int(7 * source_fps)
-    video = cut_video(source(tmp_path / "a.mp4", count, source_fps), "a", SETTINGS)
-    np.testing.assert_array_equal(shown(video), nearest(np.arange(count) / float(source_fps), 8))
-
-
-@pytest.mark.parametrize("start", [0.0, 10.0])
-def test_rounded_and_irregular_clocks(start, tmp_path):
-    regular = start + np.round(np.arange(200) / 30, 3)
-    video = cut_video(timed_source(tmp_path / "a.mkv", regular), "a", PrecutSettings(2, 30, 32, FAST))
-    np.testing.assert_array_equal(shown(video), np.arange(200))
-    irregular = start + np.cumsum(np.random.default_rng(0).integers(10, 400, 60)) / 1000
-    video = cut_video(timed_source(tmp_path / "b.mkv", irregular), "b", SETTINGS)
-    np.testing.assert_array_equal(shown(video), nearest(irregular, 8))
-
-
-def test_resample_of_one_frame_and_of_none():
-    assert len(list(resample([(burnt(0), 3.0)], 30))) == 1
-    assert list(resample([], 30)) == []
-
-
-@pytest.mark.parametrize("count, expected", [(1, (1,)), (11, (11,)), (12, (12,)), (13, (12, 1)), (36, (12, 12, 12))])
-def test_every_chunk_is_full_but_the_last_and_none_is_empty(count, expected, tmp_path):
-    video = cut_video(source(tmp_path / "a.mp4", count), "a", SETTINGS)
-    assert tuple(video.chunk_frames) == expected
-    assert tuple(probe(chunk).frames for chunk in video.chunks) == expected
-    np.testing.assert_array_equal(shown(video), np.arange(count))
-
-
-def test_chunk_length_at_a_rational_rate():
-    assert PrecutSettings(fps=Fraction(30000, 1001)).frames_per_chunk == 450
-    assert PrecutSettings(fps=8).frames_per_chunk == 120
-
-
-@pytest.mark.parametrize(
-    "size, short_side, expected",
-    [((96, 128), 48, (48, 64)), ((128, 96), 48, (64, 48)), ((90, 160), 48, (48, 86)), ((32, 48), 288, (32, 48))],
-)
-def test_short_side_shrinks_and_never_enlarges(size, short_side, expected, tmp_path):
-    frames = [np.full((*size, 3), 100, np.uint8)] * 3
-    (tmp_path / "a.mp4").write_bytes(encode_mp4(frames, fps=8, settings=FAST))
-    video = cut_video(tmp_path / "a.mp4", "a", PrecutSettings(fps=8, short_side=short_side, encode=FAST))
-    assert (video.height, video.width) == expected
-    assert (probe(video.chunks[0]).height, probe(video.chunks[0]).width) == expected
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Videos in subfolders, one of them broken, and files that are none."""
+    """Four videos of 4, 3, 2 and 1 chunks in subfolders, one that is broken, and files that are none."""
     path = tmp_path_factory.mktemp("videos")
-    for number, name in enumerate(["b/two.mp4", "a one.MP4", "b/c/three.mp4", "z.mp4"]):
-        source(path / name, 20 + 3 * number)
+    for number, name in enumerate(["a one.MP4", "b/c/three.mp4", "b/two.mp4", "z.mp4"]):
+        source(path / name, number, 40 - 10 * number)
     (path / "b" / "broken.mp4").write_bytes((path / "z.mp4").read_bytes()[:900])
     (path / "readme.txt").write_text("no video")
     return path
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(record_writer, "CHUNKS_PER_SHARD", 5)
+
+
 @pytest.fixture(scope="module")
-def store(folder, tmp_path_factory):
-    output = tmp_path_factory.mktemp("out") / "store"
-    lines = []
-    report = precut(folder, output, SETTINGS, progress=lines.append)
-    return output, report, lines
+def whole(folder, tmp_path_factory):
+    """The store of a run that nothing disturbed, its report and what it said of its progress."""
+    output, said = tmp_path_factory.mktemp("out") / "store", []
+    original, record_writer.CHUNKS_PER_SHARD = record_writer.CHUNKS_PER_SHARD, 5
+    try:
+        report = precut(folder, output, SETTINGS, progress=lambda progress: said.append(progress.line()))
+    finally:
+        record_writer.CHUNKS_PER_SHARD = original
+    return output, report, said
 
 
-def test_folder_becomes_a_store_in_order_of_names(store):
-    output, report, lines = store
-    names = ["a one", "b/c/three", "b/two", "z"]
-    assert report.done == names == open_store(output).videos
-    assert [name for name, _ in report.failed] == ["b/broken"] and "truncated" in report.failed[0][1]
+def content(folder):
+    """Every file below a folder, by name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_folder_becomes_a_store_in_order_of_names(whole, folder):
+    output, report, said = whole
+    opened = open_store(output)
+    assert report.done == NAMES == list(opened.videos)
+    (failure,) = report.failed
+    assert (failure.name, failure.kind, failure.file) == ("b/broken", "truncated", str(folder / "b" / "broken.mp4"))
     failed = [json.loads(line) for line in (output / "failed.jsonl").read_text().splitlines()]
-    assert failed == [{"video": "b/broken", "reason": report.failed[0][1]}]
-    assert len(lines) == 5 and lines[0].startswith("[1/5] ") and "2 chunks, 2.9 s" in lines[0]
+    assert failed == [{"file": failure.file, "name": "b/broken", "kind": "truncated", "reason": failure.reason}]
+    assert "truncated" in failure.reason
+    assert said[-1].startswith("[5/5] videos, 1 failed, ") and "x realtime" in said[-1] and "ETA" in said[0]
     assert [entry.name for entry in output.parent.iterdir()] == ["store"]
+    assert opened.settings["short_side"] == 32 and opened.settings["encode"]["preset"] == "ultrafast"
+    assert [opened.info(name).frames for name in NAMES] == [40, 30, 20, 10]
 
 
-def test_store_shows_the_sources(store):
-    opened = open_store(store[0])
-    assert opened.settings["short_side"] == 32 and opened.settings["encode"]["crf"] == 8
-    for name, count in (("b/two", 20), ("a one", 23), ("b/c/three", 26), ("z", 29)):
-        info = opened.info(name)
-        assert (info.frames, info.height, info.width, info.fps) == (count, HEIGHT, WIDTH, 8)
-        clip = opened.decode(name, np.arange(count) / 8, CropBox(0, 0, HEIGHT, WIDTH), (HEIGHT, WIDTH))
-        np.testing.assert_array_equal(numbers(clip), np.arange(count))
+def test_shards_end_with_a_video(whole):
+    """4 and 3 chunks make the first of at least 5, 2 and 1 are left."""
+    assert json.loads((whole[0] / "store.json").read_text())["shards"] == {
+        "video_chunks-chunks.array_record-00000": 7,
+        "video_chunks-chunks.array_record-00001": 3,
+    }
 
 
-def test_workers_make_the_same_store(store, folder, tmp_path):
-    report = precut(folder, tmp_path / "store", SETTINGS, workers=2)
-    assert report == store[1]
-    for entry in store[0].iterdir():
-        assert (tmp_path / "store" / entry.name).read_bytes() == entry.read_bytes(), entry.name
+def test_shards_end_at_a_number_of_bytes_too(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_writer, "SHARD_BYTES", 1)
+    precut(folder, tmp_path / "store", SETTINGS)
+    assert list(json.loads((tmp_path / "store" / "store.json").read_text())["shards"].values()) == [4, 3, 2, 1]
+
+
+def test_it_is_a_tfds_dataset(whole):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(whole[0]))
+    source = builder.as_data_source("chunks")
+    found = [(source[n]["video"].decode(), source[n]["chunk"], source[n]["frames"]) for n in range(len(source))]
+    expected = [
+        (name, chunk, frames)
+        for name, counts in zip(NAMES, [[12, 12, 12, 4], [12, 12, 6], [12, 8], [10]], strict=True)
+        for chunk, frames in enumerate(counts)
+    ]
+    assert found == expected
+    assert builder.info.splits["chunks"].shard_lengths == [7, 3]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_helpers_make_the_same_store(workers, whole, folder, tmp_path):
+    report = precut(folder, tmp_path / "store", SETTINGS, workers=workers, video_timeout=60)
+    assert report == whole[1]
+    assert content(tmp_path / "store") == content(whole[0])
     assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
 
 
 def test_pairs_of_name_and_path(folder, tmp_path):
     pairs = [("second", folder / "z.mp4"), ("first", str(folder / "a one.MP4"))]
     precut(pairs, tmp_path / "store", SETTINGS)
-    assert open_store(tmp_path / "store").videos == ["first", "second"]
+    assert list(open_store(tmp_path / "store").videos) == ["first", "second"]
 
 
-def test_mistakes_have_a_sentence(folder, store, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="there is no folder .*nowhere"):
-        find_videos(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="there are no videos in .*empty"):
-        precut(tmp_path / "empty", tmp_path / "store", SETTINGS)
+@pytest.mark.parametrize("layout, second", [("seconds", "3.mp4"), ("index", "1.mp4")])
+def test_chunks_as_files(layout, second, whole, folder, tmp_path):
+    settings = PrecutSettings(chunk_seconds=3, fps=8, short_side=32, encode=FAST)
+    precut(folder, tmp_path / "records", settings)
+    precut(folder, tmp_path / "files", settings, layout=layout)
+    records, files = open_store(tmp_path / "records"), open_store(tmp_path / "files")
+    assert files.kind == "chunk_files" and files.content_hash == records.content_hash
+    video = tmp_path / "files" / ("b/c/three.mp4" if layout == "seconds" else "b/c/three")
+    assert sorted(path.name for path in video.iterdir()) == ["0.mp4", second]
+    for name in NAMES:
+        for chunk in range(len(records.chunk_frames(name))):
+            assert files.read(name, chunk) == records.read(name, chunk)
+    precut(folder, tmp_path / "again", settings, layout=layout, workers=2)
+    assert content(tmp_path / "again") == content(tmp_path / "files")
+
+
+def test_mistakes_have_a_sentence(folder, whole, tmp_path):
+    out = tmp_path / "store"
+    cases = [
+        ([], {}, "the list is empty"),
+        (folder, {"workers": 0}, "at least one worker"),
+        (folder, {"layout": "tar"}, "unknown layout 'tar'; there are records, seconds, index"),
+        (folder, {"layout": "seconds"}, "by whole seconds, and they last 1.5 s"),
+        ([("x", folder / "b" / "broken.mp4")], {}, "none of the 1 videos could be read; the first, 'x': .*truncated"),
+        ([("x", folder / "nowhere.mp4")], {}, "none of the 1 videos.*cannot read the video"),
+    ]
+    for inputs, options, sentence in cases:
+        with pytest.raises(ValueError, match=sentence):
+            precut(inputs, out, SETTINGS, **options)
     with pytest.raises(ValueError, match="there is a complete chunk store at"):
-        precut(folder, store[0], SETTINGS)
-    with pytest.raises(ValueError, match="none of the 1 videos could be read; the first, 'x': .*truncated"):
-        precut([("x", folder / "b" / "broken.mp4")], tmp_path / "store", SETTINGS)
-    with pytest.raises(ValueError, match="none of the 1 videos.*cannot read the video"):
-        precut([("x", folder / "nowhere.mp4")], tmp_path / "store", SETTINGS)
-    with pytest.raises(ValueError, match="the list is empty"):
-        precut([], tmp_path / "store", SETTINGS)
-    with pytest.raises(ValueError, match="would both be called 'x'"):
-        precut([("x", folder / "z.mp4"), ("x", folder / "a one.MP4")], tmp_path / "store", SETTINGS)
-    with pytest.raises(ValueError, match="at least one worker"):
-        precut(folder, tmp_path / "store", SETTINGS, workers=0)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["empty"]
+        precut(folder, whole[0], SETTINGS)
+    assert not list(tmp_path.iterdir()) and len(list(whole[0].parent.iterdir())) == 1
 
 
-def test_two_files_of_one_name_have_a_sentence(tmp_path):
-    for suffix in (".mp4", ".mkv"):
-        (tmp_path / f"a{suffix}").write_bytes(b"")
-    with pytest.raises(ValueError, match="a.mkv' and .*a.mp4' would both be called 'a'"):
-        precut(tmp_path, tmp_path / "store", SETTINGS)
+class Killed(BaseException):
+    """What stands in for a kill where a real one would take too long."""
 
 
-@pytest.mark.parametrize(
-    "options, sentence",
-    [
-        (dict(fps=0), "a chunk must hold a frame or more"),
-        (dict(chunk_seconds=0.001), "a chunk must hold a frame or more"),
-        (dict(short_side=75), "an even number of pixels"),
-    ],
-)
-def test_bad_settings_have_a_sentence(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        PrecutSettings(**options)
+def interrupt(monkeypatch, folder, output, after, settings=SETTINGS, **options):
+    """A run that ends when so many videos are cut; returns the names of those it cut."""
+    cut, real = [], precut_module.cut_to_spool
+
+    def cutting(job, sign):
+        if len(cut) == after:
+            raise Killed
+        cut.append(job.video.name)
+        return real(job, sign)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(precut_module, "cut_to_spool", cutting)
+        try:
+            precut(folder, output, settings, **options)
+        except Killed:
+            assert not output.exists()
+    return cut
 
 
-def test_broken_source_is_told(tmp_path):
-    whole = source(tmp_path / "a.mp4", 30).read_bytes()
-    (tmp_path / "a.mp4").write_bytes(whole[:-10])
-    with pytest.raises(BrokenVideo, match="truncated"):
-        cut_video(tmp_path / "a.mp4", "a", SETTINGS)
+def test_a_run_goes_on_where_it_ended(whole, folder, tmp_path, monkeypatch):
+    """After each video a kill: nothing is cut twice, and the store is the same."""
+    cut = []
+    for _ in range(5):
+        cut += interrupt(monkeypatch, folder, tmp_path / "store", 1)
+    assert cut == ["a one", "b/broken", "b/c/three", "b/two", "z"]
+    assert precut(folder, tmp_path / "store", SETTINGS, overwrite=True) == whole[1]
+    assert content(tmp_path / "store") == content(whole[0])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
 
 
-def test_a_killed_run_leaves_no_store_and_the_next_one_makes_it(folder, tmp_path):
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    for number in range(40):
-        shutil.copy(folder / "z.mp4", videos / f"{number}.mp4")
+def test_a_kill_at_any_step_of_the_disk_costs_nothing(tmp_path, monkeypatch):
+    """The n-th file that is renamed, or brought to the disk, is the last; for every n."""
+    monkeypatch.setattr(record_writer, "CHUNKS_PER_SHARD", 2)
+    pairs = [(f"{n}", source(tmp_path / f"{n}.mp4", n, 5)) for n in range(3)] + [("x", tmp_path / "nowhere.mp4")]
+    (tmp_path / "out").mkdir()
+    precut(pairs, tmp_path / "whole", SETTINGS)
+    steps, output, left = 0, tmp_path / "out" / "store", [-1]
+    while left[0] < 0:
+        steps, left = steps + 1, [steps]
+        shutil.rmtree(output, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            for name in ("replace", "fsync"):
+                patch.setattr(os, name, counted(getattr(os, name), left))
+            with contextlib.suppress(Killed):
+                precut(pairs, output, SETTINGS)
+        if not output.exists():
+            precut(pairs, output, SETTINGS)
+        elif left[0] < 0:  # only cleaning up was left
+            with pytest.raises(ValueError, match="complete chunk store"):
+                precut(pairs, output, SETTINGS)
+        assert content(output) == content(tmp_path / "whole"), steps
+        assert [entry.name for entry in output.parent.iterdir()] == ["store"], steps
+    assert steps > 20
+
+
+def counted(function, left):
+    def call(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return function(*arguments, **options)
+
+    return call
+
+
+def test_a_torn_journal_and_a_damaged_spool_are_made_good(whole, folder, tmp_path, monkeypatch):
+    output, work = tmp_path / "store", tmp_path / "store.partial"
+    interrupt(monkeypatch, folder, output, 4)
+    with open(work / "journal.jsonl", "a") as file:
+        file.write('{"numbers": [3], "fi')
+    (chunk,) = (work / "spool" / "0000003" / "chunks").glob("0.mp4")
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    (work / "spool" / "0000004.part-host-1").mkdir()
+    assert interrupt(monkeypatch, folder, output, 9) == ["b/two", "z"]
+    assert content(output) == content(whole[0])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_shard_that_vanished_is_made_again(whole, folder, tmp_path, monkeypatch):
     output = tmp_path / "store"
-    program = f"""
-from vidlang.data.precut import PrecutSettings, precut
-print("go", flush=True)
-precut({str(videos)!r}, {str(output)!r}, PrecutSettings(0.25, 8, 32), progress=lambda line: print(line, flush=True))
-"""
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for _ in range(4):
-        process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert not output.exists()
-    leftovers = [entry for entry in tmp_path.iterdir() if entry != videos]
-    assert leftovers
-    for entry in leftovers:
-        with pytest.raises(ValueError, match="not a chunk store"):
-            open_store(entry)
+    interrupt(monkeypatch, folder, output, 4)
+    (shard,) = (tmp_path / "store.partial" / "store").glob("*array_record*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert interrupt(monkeypatch, folder, output, 9) == ["a one", "b/c/three", "z"]
+    assert content(output) == content(whole[0])
+
+
+def test_other_settings_and_inputs_are_told(whole, folder, tmp_path, monkeypatch):
+    output, copy = tmp_path / "store", shutil.copytree(folder, tmp_path / "copy")
+    interrupt(monkeypatch, copy, output, 2)
+    other = PrecutSettings(chunk_seconds=1.5, fps=8, short_side=30, encode=EncodeSettings(preset="superfast"))
+    with pytest.raises(
+        ValueError, match="short_side was 32 and is 30; encode.preset was 'ultrafast' and is 'superfast'"
+    ):
+        precut(copy, output, other)
+    with pytest.raises(ValueError, match="layout was 'records' and is 'index'.*--restart"):
+        precut(copy, output, SETTINGS, layout="index")
+    source(copy / "new.mp4", 7, 5)
+    (copy / "z.mp4").unlink()
+    source(copy / "b" / "two.mp4", 8, 5)
+    with pytest.raises(ValueError, match="1 of .* new, 'new' first; 1 .* gone, 'z' first; 1 .* changed, 'b/two' first"):
+        precut(copy, output, SETTINGS)
+    assert precut(copy, output, other, restart=True).done == ["a one", "b/c/three", "b/two", "new"]
+    assert open_store(output).settings["short_side"] == 30
+
+
+@pytest.mark.parametrize("layout", ["records", "index"])
+def test_failures_are_remembered_until_asked_for(layout, folder, tmp_path, monkeypatch):
+    """A mended file takes its place, though the shard that it belongs in was written already."""
+    copy, output = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "store"
+    interrupt(monkeypatch, copy, output, 4, layout=layout)
+    assert interrupt(monkeypatch, copy, output, 0, layout=layout) == []
+    source(copy / "b" / "broken.mp4", 9, 20)
+    with pytest.raises(ValueError, match="1 of the videos are changed"):
+        precut(copy, output, SETTINGS, layout=layout)
+    assert precut(copy, output, SETTINGS, layout=layout, retry_failed=True).done == sorted([*NAMES, "b/broken"])
+    precut(copy, tmp_path / "anew", SETTINGS, layout=layout)
+    assert content(output) == content(tmp_path / "anew")
+
+
+def test_two_runs_do_not_share_a_store(folder, tmp_path):
+    def second(progress):
+        if progress.finished:
+            return
+        with pytest.raises(ValueError, match="another process is at work in"):
+            precut(folder, tmp_path / "store", SETTINGS)
+
+    precut([("z", folder / "z.mp4")], tmp_path / "store", SETTINGS, progress=second)
+
+
+def test_an_old_store_stays_until_the_new_one_is_whole(whole, folder, tmp_path, monkeypatch):
+    output = tmp_path / "store"
     precut([("z", folder / "z.mp4")], output, SETTINGS)
-    assert open_store(output).videos == ["z"]
+    before = content(output)
+    with pytest.raises(Killed), monkeypatch.context() as patch:
+        patch.setattr(precut_module, "cut_to_spool", lambda job, sign: (_ for _ in ()).throw(Killed))
+        precut(folder, output, SETTINGS, overwrite=True)
+    assert content(output) == before
+    os.replace(output, tmp_path / "store.partial" / "old")  # as a kill between two renames leaves it
+    with pytest.raises(ValueError, match="there is a complete chunk store"):
+        precut(folder, output, SETTINGS)
+    assert content(output) == before
+    precut(folder, output, SETTINGS, overwrite=True)
+    assert content(output) == content(whole[0])
 
 
-def test_dead_worker_is_told(folder, tmp_path, monkeypatch):
-    """A worker that is killed must end the run, not hang it."""
-    began = time.perf_counter()
-    monkeypatch.setattr("vidlang.data.precut._cut_to_files", _die)
-    with pytest.raises(RuntimeError, match="a worker died cutting 'a one'"):
-        precut(folder, tmp_path / "store", SETTINGS, workers=2)
-    assert time.perf_counter() - began < 60
-    assert not list(tmp_path.iterdir())
+CUTTER = """
+import os, signal, time
+from pathlib import Path
+from vidlang.data.spool import cut_to_spool
+
+def cut(job, sign):
+    name, marker = Path(job.video.path).stem, Path(__file__).with_name("died")
+    if name == "hangs":
+        time.sleep(600)
+    if name == "kills" or (name == "once" and not marker.exists()):
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "raises":
+        raise FloatingPointError("our mistake")
+    return cut_to_spool(job, sign)
+"""
 
 
-def _die(job):
-    os.kill(os.getpid(), signal.SIGKILL)
+@pytest.fixture
+def bad_cutter(tmp_path, monkeypatch):
+    """A function for helper processes that hangs or dies of videos of certain names."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "bad_cutter.py").write_text(CUTTER)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    import bad_cutter
+
+    monkeypatch.setattr(precut_module, "cut_to_spool", bad_cutter.cut)
+    yield
+    del sys.modules["bad_cutter"]
+
+
+def test_a_video_that_hangs_or_kills_is_listed_and_the_run_goes_on(folder, tmp_path, bad_cutter):
+    pairs = [(name, folder / "z.mp4") for name in ("1", "4")]
+    for name, stem in (("0", "once"), ("2", "hangs"), ("3", "kills")):
+        shutil.copy(folder / "z.mp4", tmp_path / f"{stem}.mp4")
+        pairs.append((name, tmp_path / f"{stem}.mp4"))
+    began = time.monotonic()
+    report = precut(pairs, tmp_path / "store", SETTINGS, workers=2, video_timeout=3)
+    assert time.monotonic() - began < 60
+    assert report.done == ["0", "1", "4"]
+    reasons = {failure.name: (failure.kind, failure.reason) for failure in report.failed}
+    assert reasons == {
+        "2": ("timeout", "nothing came of it for 3 s"),
+        "3": ("killed", "the process that cut it was killed by signal 9, twice; memory may be short"),
+    }
+    assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.suffix) == ["code", "store"]
+
+
+def test_our_own_mistake_in_a_helper_ends_the_run(folder, tmp_path, bad_cutter):
+    shutil.copy(folder / "z.mp4", tmp_path / "raises.mp4")
+    with pytest.raises(RuntimeError, match="FloatingPointError: our mistake"):
+        precut([("x", tmp_path / "raises.mp4")], tmp_path / "store", SETTINGS, workers=2)
+
+
+def test_what_a_video_makes_a_library_raise_is_listed(folder, tmp_path, monkeypatch):
+    def strange(path, settings):
+        raise IndexError("list index out of range")
+        yield
+
+    monkeypatch.setattr("vidlang.data.spool.cut_chunks", strange)
+    with pytest.raises(ValueError, match="none of the 1 videos.*IndexError: list index out of range"):
+        precut([("x", folder / "z.mp4")], tmp_path / "store", SETTINGS)
+
+
+def test_a_full_disk_ends_with_a_sentence_and_loses_nothing(whole, folder, tmp_path):
+    """A limit on the size of files stands in for the disk; shards are bigger than it."""
+    program = f"""
+        import resource, sys
+        from vidlang.data import record_writer
+        from vidlang.data.encode import EncodeSettings
+        from vidlang.data.precut import PrecutSettings, precut
+        record_writer.CHUNKS_PER_SHARD = 5
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        settings = PrecutSettings(chunk_seconds=1.5, fps=8, short_side=32, encode=EncodeSettings(preset="ultrafast"))
+        try:
+            precut({str(folder)!r}, sys.argv[1], settings, workers=2)
+        except OSError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), tmp_path / "store"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert "writing video_chunks-chunks.array_record-00000.part failed" in result.stdout, result.stderr
+    assert "what is done is kept in" in result.stdout and "run the same command again" in result.stdout
+    assert not (tmp_path / "store").exists()
+    assert precut(folder, tmp_path / "store", SETTINGS) == whole[1]
+    assert content(tmp_path / "store") == content(whole[0])

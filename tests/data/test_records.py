@@ -1,13 +1,16 @@
 """Records are read as protobuf and TFDS write them, without either."""
 
 import contextlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from vidlang.data import record_writer, records
-from vidlang.data.record_writer import RecordWriter
+from vidlang.data.record_writer import ShardWriter, read_shard, serialize_example, shard_name
 from vidlang.data.records import RecordError, RecordReader, parse_example
+from vidlang.data.remote import LocalFolder
 
 
 def test_examples_parse_as_protobuf_writes_them():
@@ -35,16 +38,23 @@ def test_examples_parse_as_protobuf_writes_them():
                     parse_example(bytes(noisy)[: rng.integers(1, len(wire) + 1)])
 
 
+def write_shards(folder, contents, length):
+    """Shards of `length` records each; name to number of records."""
+    shards = {}
+    for number, first in enumerate(range(0, len(contents), length)):
+        with ShardWriter(folder / shard_name(number)) as writer:
+            for place in range(first, min(first + length, len(contents))):
+                writer.add("video", place, 1, contents[place])
+        shards[shard_name(number)] = writer.records
+    return shards
+
+
 def test_records_are_numbered_through_the_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_writer, "CHUNKS_PER_SHARD", 3)
     monkeypatch.setattr(records, "OPEN_SHARDS", 2)
-    writer = RecordWriter(tmp_path)
     contents = [np.random.default_rng(n).bytes(50 + n) for n in range(11)]
-    for number, content in enumerate(contents):
-        writer.add("video", number, 1, content)
-    shards = writer.close()
+    shards = write_shards(tmp_path, contents, 3)
     assert list(shards.values()) == [3, 3, 3, 2]
-    reader = RecordReader([tmp_path / name for name in shards], shards.values())
+    reader = RecordReader(LocalFolder(tmp_path), shards)
     for number in [*range(11), 10, 0, 5]:
         assert reader.read(number) == {"video": [b"video"], "chunk": [number], "frames": [1], "mp4": [contents[number]]}
     for number in (-1, 11):
@@ -52,9 +62,59 @@ def test_records_are_numbered_through_the_shards(tmp_path, monkeypatch):
             reader.read(number)
 
 
-def test_full_last_shard_is_not_followed_by_an_empty_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_writer, "CHUNKS_PER_SHARD", 2)
-    writer = RecordWriter(tmp_path)
-    for number in range(4):
-        writer.add("video", number, 1, b"content")
-    assert list(writer.close().values()) == [2, 2]
+def test_own_examples_are_what_protobuf_reads():
+    from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
+
+    for chunk in (0, 1, 127, 128, 300, 2**40):
+        features = {"video": "drei ü".encode(), "chunk": chunk, "frames": 450, "mp4": bytes(range(256)) * 3}
+        wire = serialize_example(features)
+        example = tf_example.Example.FromString(wire)
+        found = {
+            name: list(f.bytes_list.value) or list(f.int64_list.value) for name, f in example.features.feature.items()
+        }
+        assert found == parse_example(wire) == {name: [value] for name, value in features.items()}
+
+
+def test_equal_records_make_equal_shards(tmp_path):
+    contents = [np.random.default_rng(n).bytes(5000) for n in range(20)]
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        write_shards(tmp_path / folder, contents, 20)
+    assert (tmp_path / "one" / shard_name(0)).read_bytes() == (tmp_path / "other" / shard_name(0)).read_bytes()
+    assert list(read_shard(tmp_path / "one" / shard_name(0))) == contents
+
+
+def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path):
+    with pytest.raises(KeyError), ShardWriter(tmp_path / "shard") as writer:
+        writer.add("video", 0, 1, b"content")
+        assert [entry.name for entry in tmp_path.iterdir()] == ["shard.part"]
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_garbles_is_told(tmp_path, monkeypatch):
+    garbled = iter(range(1000))
+    monkeypatch.setattr(record_writer, "checksum", lambda content: str(next(garbled)))
+    with pytest.raises(OSError, match="reads back as something else"), ShardWriter(tmp_path / "shard") as writer:
+        writer.add("video", 0, 1, b"content")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told(tmp_path):
+    """A limit on the size of files stands in for the disk."""
+    program = """
+import os, resource, sys
+from pathlib import Path
+from vidlang.data.record_writer import ShardWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    with ShardWriter(Path(sys.argv[1])) as writer:
+        for number in range(50):
+            writer.add("video", number, 1, os.urandom(20_000))
+except OSError as error:
+    sys.exit("writing shard.part failed" not in str(error))
+sys.exit("it was not told")
+"""
+    result = subprocess.run([sys.executable, "-c", program, tmp_path / "shard"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert not list(tmp_path.iterdir())

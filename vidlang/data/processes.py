@@ -1,4 +1,8 @@
-"""Helper processes that end when the one that started them does, however it ended."""
+"""Helper processes that end when the one that started them does, however it ended.
+
+`worker_pool` is for work that is trusted. `run_jobs` is for work that may hang, or take its process down with it: it
+knows which helper has which job, so one that dies or falls silent is replaced and costs no other job anything.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,16 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+Job = TypeVar("Job")
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
@@ -27,3 +40,173 @@ def _watch_parent() -> None:
     assert parent is not None, "runs in helper processes only"
     parent.join()
     os._exit(1)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A helper is at work on a job, and says how it goes."""
+
+    news: Any
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A job that got no answer: its helper was silent for too long ("timeout") or died of it twice ("killed")."""
+
+    kind: str
+    reason: str
+
+
+def run_jobs(
+    function: Callable[[Job, Callable[[Any], None]], Any],
+    jobs: Iterable[Job],
+    *,
+    workers: int,
+    silence: float | None = None,
+    room: Callable[[], bool] = lambda: True,
+) -> Iterator[tuple[Job, Any]]:
+    """Calls function(job, sign) for each job in helper processes; (job, what it returned, a Sign or Lost) as they come.
+
+    A helper that calls `sign` less than every `silence` seconds is killed. A job whose helper dies is tried once more,
+    with no other job running, as what kills helpers is mostly want of memory. While `room()` is false no job is
+    started unless none is running. An exception in a helper is raised here.
+    """
+    crew = _Crew(function, iter(jobs), workers, silence, room)
+    try:
+        while crew.start_jobs():
+            yield from crew.news()
+    finally:
+        crew.dismiss()
+
+
+class _Helper(Generic[Job]):
+    """One helper process with the job that it has."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.ready, self.job, self.busy, self.heard = False, None, False, time.monotonic()
+
+    def give(self, job: Any) -> None:
+        """Starts it on a job."""
+        self.job, self.busy, self.heard = job, True, time.monotonic()
+        try:
+            self.pipe.send(job)
+        except OSError:  # it is dead, which reading from it will tell
+            return
+
+    def end(self) -> int | None:
+        """Ends it, whatever it does; returns the exit code."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+        return self.process.exitcode
+
+
+class _Crew(Generic[Job]):
+    """The helpers of one run_jobs and the jobs they have not answered."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        jobs: Iterator[Job],
+        workers: int,
+        silence: float | None,
+        room: Callable[[], bool],
+    ) -> None:
+        self._function, self._jobs, self._silence, self._room = function, jobs, silence, room
+        self._size = workers
+        self._helpers: list[_Helper[Job]] = []
+        self._retries: deque[Job] = deque()
+        self._second: Any = None  # the job that is tried again, while it is
+
+    def start_jobs(self) -> bool:
+        """Gives jobs to idle helpers; False when there is nothing more to wait for."""
+        while True:
+            busy = sum(helper.busy for helper in self._helpers)
+            if self._retries:
+                if not busy:
+                    self._second = self._retries.popleft()
+                    self._idle().give(self._second)
+                return True
+            if self._second is not None or busy >= self._size or (busy and not self._room()):
+                return True
+            job = next(self._jobs, None)
+            if job is None:
+                return busy > 0
+            self._idle().give(job)
+
+    def news(self) -> Iterator[tuple[Job, Any]]:
+        """Waits for a while and gives what was heard."""
+        ready = wait([helper.pipe for helper in self._helpers if helper.busy], timeout=0.5)
+        for helper in [helper for helper in self._helpers if helper.busy]:
+            if helper.pipe in ready:
+                yield from self._listen(helper)
+            elif self._silence is not None and time.monotonic() - helper.heard > self._silence:
+                job = helper.job
+                self._remove(helper)
+                yield job, Lost("timeout", f"nothing came of it for {self._silence:g} s")  # type: ignore[misc]
+
+    def _listen(self, helper: _Helper[Job]) -> Iterator[tuple[Job, Any]]:
+        job: Any = helper.job
+        try:
+            what, content = helper.pipe.recv()
+        except (EOFError, OSError):
+            code = self._remove(helper, keep_second=True)
+            if not helper.ready:
+                raise RuntimeError("a helper process ended before it began; its own message is above") from None
+            if self._second is None:
+                self._retries.append(job)
+            else:
+                self._second = None
+                how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+                hint = "; memory may be short" if code == -signal.SIGKILL else ""
+                yield job, Lost("killed", f"the process that cut it {how}, twice{hint}")
+            return
+        helper.ready, helper.heard = True, time.monotonic()
+        if what == "sign":
+            yield job, Sign(content)
+        elif what == "error":
+            raise content
+        elif what == "answer":
+            helper.job, helper.busy, self._second = None, False, None
+            yield job, content
+
+    def _idle(self) -> _Helper[Job]:
+        for helper in self._helpers:
+            if not helper.busy:
+                return helper
+        self._helpers.append(_Helper(self._function))
+        return self._helpers[-1]
+
+    def _remove(self, helper: _Helper[Job], keep_second: bool = False) -> int | None:
+        self._helpers.remove(helper)
+        if not keep_second:
+            self._second = None
+        return helper.end()
+
+    def dismiss(self) -> None:
+        """Ends all helpers; none of them holds anything that is not on the disk."""
+        for helper in self._helpers:
+            helper.end()
+
+
+def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
+    """What a helper does: jobs in, signs and answers out."""
+    end_with_parent()
+    pipe.send(("ready", None))
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        try:
+            message = "answer", function(job, lambda news: pipe.send(("sign", news)))
+        except OSError as error:
+            message = "error", error
+        except Exception:  # an error of any class has to be carried over, and not all can be
+            message = "error", RuntimeError(f"a helper process failed:\n{traceback.format_exc()}")
+        pipe.send(message)

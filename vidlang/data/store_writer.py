@@ -1,31 +1,24 @@
-"""Writes a chunk store: records, index and header, in a folder beside that takes the name when all is written."""
+"""Writes a chunk store: shards, then index and header, in a folder beside that takes the name when all is written.
+
+The bytes of a store depend on its videos and settings alone, and its content hash on the videos.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vidlang.data.chunks import ChunkStore, open_store
+from vidlang.data.cutting import CutVideo
 from vidlang.data.folders import built_aside
-from vidlang.data.record_writer import RecordWriter
-from vidlang.data.store_index import IndexWriter, checksum, write_header
+from vidlang.data.record_writer import ShardWriter, is_full, shard_name, sync, write_metadata
+from vidlang.data.spool import chunk_row
+from vidlang.data.store_index import FILE_SCHEMA, INDEX_SCHEMA, ContentHash, IndexWriter, write_header
+from vidlang.data.target import check_target
 
-
-@dataclass(frozen=True)
-class CutVideo:
-    """One video as chunks of MP4, in order; `chunks` may be any sequence that reads them when asked."""
-
-    name: str
-    fps: int | float | Fraction
-    width: int
-    height: int
-    chunks: Sequence[bytes]
-    chunk_frames: Sequence[int]
+__all__ = ["CutVideo", "check_target", "close_store", "write_store"]
 
 
 def write_store(
@@ -39,60 +32,69 @@ def write_store(
     path = Path(path)
     check_target(path, overwrite)
     with built_aside(path) as building:
-        _write(building, cut_videos, settings)
+        lines: list[dict[str, Any]] = []
+        videos = iter(cut_videos)
+        for first in videos:
+            lines.append(_write_shard(building, len(lines), first, videos))
+        close_store(building, lines, plain(settings), layout="records")
         open_store(building).check()
     return open_store(path)
 
 
-def check_target(path: Path, overwrite: bool) -> None:
-    """Raises unless a store may be written at `path`; only a store is ever overwritten."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / "store.json").is_file():
-        raise ValueError(f"{str(path)!r} exists and is not a chunk store; choose another place or remove it")
-    if not overwrite:
-        raise ValueError(f"there is a complete chunk store at {str(path)!r} already; use it, or overwrite it")
+def _write_shard(folder: Path, number: int, first: CutVideo, rest: Iterator[CutVideo]) -> dict[str, Any]:
+    """Writes videos until the shard is full; what the journal of a longer run would say of it."""
+    rows = []
+    with ShardWriter(folder / shard_name(number)) as writer:
+        video: CutVideo | None = first
+        while video is not None:
+            chunks = zip(video.chunks, video.chunk_frames, strict=True)
+            checksums = [writer.add(video.name, k, int(frames), mp4) for k, (mp4, frames) in enumerate(chunks)]
+            rows.append(chunk_row(video, checksums))
+            video = None if is_full(writer.records, writer.bytes) else next(rest, None)
+    return shard_line(folder, number, writer, rows)
 
 
-def _write(folder: Path, cut_videos: Iterable[CutVideo], settings: Any) -> None:
-    content, seen, records = hashlib.blake2b(digest_size=16), set(), 0
-    writer = RecordWriter(folder)
-    with IndexWriter(folder) as index:
-        for video in cut_videos:
-            if video.name in seen:
-                raise ValueError(f"two videos are called {video.name!r}; names in a store are unique")
-            seen.add(video.name)
-            row = _write_video(writer, video, records)
-            content.update(json.dumps(row).encode())
-            records += row["chunks"]
-            index.add(row)
+def shard_line(folder: Path, number: int, writer: ShardWriter, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is noted of a shard that is written."""
+    name = shard_name(number)
+    return {
+        "files": {name: (folder / name).stat().st_size},
+        "records": writer.records,
+        "stored": writer.stored,
+        "rows": rows,
+    }
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings as a dictionary."""
+    return asdict(settings) if hasattr(settings, "__dataclass_fields__") else dict(settings)
+
+
+def close_store(folder: Path, lines: Iterable[Mapping[str, Any]], settings: Mapping[str, Any], *, layout: str) -> None:
+    """Writes index and header of a folder whose shards or chunk files are there; `lines` say what they hold."""
+    content, seen, records, stored = ContentHash(), set(), 0, 0
+    shards: dict[str, int] = {}
+    with IndexWriter(folder, INDEX_SCHEMA if layout == "records" else FILE_SCHEMA) as index:
+        for line in lines:
+            if layout == "records":
+                shards.update({name: line["records"] for name in line["files"]})
+                stored += line["stored"]
+            for row in line["rows"]:
+                if row["video"] in seen:
+                    raise ValueError(f"two videos are called {row['video']!r}; names in a store are unique")
+                seen.add(row["video"])
+                row = {"video": row["video"], "first_record": records, **row}
+                content.add(row)
+                records += row["chunks"]
+                index.add(row)
     if not seen:
         raise ValueError("a chunk store needs at least one video, got none")
-    plain = asdict(settings) if hasattr(settings, "__dataclass_fields__") else dict(settings)
-    write_header(folder, videos=len(seen), content_hash=content.hexdigest(), settings=plain, shards=writer.close())
-
-
-def _write_video(writer: RecordWriter, video: CutVideo, first_record: int) -> dict[str, Any]:
-    """Writes the chunks of one video; returns its row of the index."""
-    if not len(video.chunks) or len(video.chunks) != len(video.chunk_frames) or min(video.chunk_frames) < 1:
-        raise ValueError(
-            f"video {video.name!r} has {len(video.chunks)} chunks of {list(video.chunk_frames)} frames; "
-            "it needs at least one chunk, and a frame or more in each"
-        )
-    checksums = []
-    for number, (mp4, frames) in enumerate(zip(video.chunks, video.chunk_frames, strict=True)):
-        writer.add(video.name, number, int(frames), mp4)
-        checksums.append(checksum(mp4))
-    frames = int(sum(video.chunk_frames))
-    return {
-        "video": video.name,
-        "first_record": first_record,
-        "chunks": len(checksums),
-        "fps": float(video.fps),
-        "width": int(video.width),
-        "height": int(video.height),
-        "frames": frames,
-        "duration": float(frames / Fraction(video.fps)),
-        "chunk_frames": [int(count) for count in video.chunk_frames],
-        "checksum": checksums,
-    }
+    more: dict[str, Any] = {}
+    if layout == "records":
+        write_metadata(folder, list(shards.values()), stored)
+    else:
+        more = {"kind": "chunk_files", "layout": layout, "root": "."}
+    write_header(folder, videos=len(seen), content_hash=content.hexdigest(), settings=settings, shards=shards, **more)
+    for name in ("index.arrow", "store.json"):
+        sync(folder / name)
+    sync(folder)

@@ -1,0 +1,243 @@
+"""Which videos to cut: a folder, a pattern, a list in a file, pairs in memory, here or on an object store.
+
+A video's name in the store is its path inside the folder (or behind the fixed part of the pattern) without the suffix,
+the file's name without the suffix in a list, or what the list says. Videos come ordered by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import itertools
+import os
+import posixpath
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidlang.data.failures import BrokenVideo
+from vidlang.data.remote import PACKAGES, is_address
+
+SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm "
+    ".wmv".split()
+)
+LISTS = (".csv", ".tsv", ".txt")
+COPY_BYTES = 8 << 20
+ATTEMPTS, FIRST_PAUSE = 4, 1.0  # of reading from an object store, each pause twice the one before
+
+
+@dataclass(frozen=True)
+class Input:
+    """A video file by its name in the store; `state` tells whether the file is the one of an earlier run."""
+
+    name: str
+    path: str
+    state: tuple[int, int] | None  # length in bytes and time of change; None where that is not known
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, 0 when not known."""
+        return self.state[0] if self.state else 0
+
+
+def find_inputs(inputs: str | Path | Sequence[tuple[str, str | Path]]) -> list[Input]:
+    """All videos of a folder, a pattern, a list file, one file, or (name, path) pairs."""
+    if not isinstance(inputs, str | Path):
+        pairs = [(name, os.fspath(path)) for name, path in inputs]
+    elif is_address(str(inputs)):
+        pairs = _remote(str(inputs))
+    else:
+        pairs = _local(str(inputs))
+    videos = [Input(name, path, None if is_address(path) else _state(path)) for name, path in sorted(pairs)]
+    _check(videos)
+    return videos
+
+
+def _local(place: str) -> list[tuple[str, str]]:
+    path = Path(place)
+    if path.suffix.lower() in LISTS and path.is_file():
+        return _listed(path.read_bytes(), place, os.path.dirname(place))
+    if path.is_file():
+        return [(path.stem, place)]
+    if path.is_dir():
+        found = list(_walk(place))
+        if not found:
+            raise ValueError(f"there are no videos in {place!r}: no file ends in {', '.join(sorted(SUFFIXES))}")
+        return [(_name(file, place), file) for file in found]
+    if glob.has_magic(place):
+        found = [file for file in glob.glob(place, recursive=True) if os.path.isfile(file)]
+        if not found:
+            raise ValueError(f"no file matches the pattern {place!r}")
+        return [(_name(file, _fixed_part(place)), file) for file in found]
+    raise ValueError(f"there is no folder {place!r}, nor a file, a list or a pattern of files")
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """The videos below a folder, through links too; stores, finished or not, and hidden files are left out."""
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen or "store.json" in files or "run.json" in files:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield os.path.join(parent, name)
+
+
+def _remote(address: str) -> list[tuple[str, str]]:
+    system, path = connect(address)
+    try:
+        if os.path.splitext(path)[1].lower() in LISTS:
+            return _listed(system.cat_file(path), address, posixpath.dirname(address))
+        if glob.has_magic(path):
+            found, root = system.glob(path), _fixed_part(path)
+        elif system.isfile(path):
+            found, root = [path], posixpath.dirname(path)
+        else:
+            found = [file for file in system.find(path) if posixpath.splitext(file)[1].lower() in SUFFIXES]
+            root = path
+    except OSError as error:
+        raise ValueError(f"the videos at {address!r} cannot be listed: {error}") from error
+    if not found:
+        raise ValueError(f"there are no videos at {address!r}")
+    return [(_name(file, root), system.unstrip_protocol(file)) for file in found]
+
+
+def _listed(content: bytes, place: str, folder: str) -> list[tuple[str, str]]:
+    """The (name, path) pairs of a list; paths are relative to the list's own folder."""
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the list {place!r} is not UTF-8 text: {error}") from error
+    if place.lower().endswith(".txt"):
+        rows = [{"path": line.strip()} for line in lines]
+    else:
+        reader = csv.DictReader(lines, delimiter="\t" if place.lower().endswith(".tsv") else ",")
+        if "path" not in (reader.fieldnames or []):
+            raise ValueError(f"the list {place!r} has columns {reader.fieldnames}; it needs 'path' and may have 'name'")
+        rows = list(reader)
+    pairs = []
+    for row in rows:
+        if path := (row["path"] or "").strip():
+            name = (row.get("name") or "").strip() or posixpath.splitext(posixpath.basename(path))[0]
+            pairs.append((name, path if is_address(path) else posixpath.join(folder, path)))
+    if not pairs:
+        raise ValueError(f"the list {place!r} names no video")
+    return pairs
+
+
+def _name(file: str, root: str) -> str:
+    return posixpath.splitext(posixpath.relpath(file, root or "."))[0]
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder in front of a pattern's first wildcard."""
+    parts = pattern.split("/")
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), parts[:-1])
+    return "/".join(fixed) or ("/" if pattern.startswith("/") else "")
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:  # a missing file is listed as failed when its turn comes
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _check(videos: list[Input]) -> None:
+    if not videos:
+        raise ValueError("there are no videos to cut: the list is empty")
+    for video in videos:
+        try:
+            (video.name + video.path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the file name {video.path!r} is not UTF-8 text; rename the file") from None
+        parts = video.name.split("/")
+        if not video.name or video.name.startswith("/") or ".." in parts or "\0" in video.name:
+            raise ValueError(f"{video.name!r} cannot be the name of a video ({video.path!r}); choose another")
+    for one, other in itertools.pairwise(videos):
+        if one.name == other.name:
+            raise ValueError(f"{one.path!r} and {other.path!r} would both be called {one.name!r}; rename one")
+
+
+def connect(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the path in it."""
+    try:
+        import fsspec
+
+        return fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        package = PACKAGES.get(address.partition("://")[0], "fsspec")
+        raise ValueError(
+            f"{address!r} needs the package {package}, which is not installed; pip install 'vidlang[remote]'"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{address!r} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def local_copy(path: str, target: Path, sign: Callable[[Any], None]) -> Iterator[Path]:
+    """A video file on this machine: itself, or a copy at `target` for the time of the block."""
+    if not is_address(path):
+        yield Path(path)
+        return
+    try:
+        for attempt in range(ATTEMPTS):
+            try:
+                _fetch(path, target, sign)
+                break
+            except FileNotFoundError as error:
+                raise BrokenVideo(f"there is no file {path!r}", "missing") from error
+            except DiskError:
+                raise
+            except Exception as error:  # each client of an object store has errors of its own
+                if attempt == ATTEMPTS - 1:
+                    raise BrokenVideo(f"cannot fetch {path!r}: {error}", "unreadable") from error
+                time.sleep(FIRST_PAUSE * 2**attempt)
+        yield target
+    finally:
+        target.unlink(missing_ok=True)
+
+
+class DiskError(OSError):
+    """This machine's own disk failed, or is full: no fault of the video."""
+
+
+def _fetch(path: str, target: Path, sign: Callable[[Any], None]) -> None:
+    system, inside = connect(path)
+    with system.open(inside, "rb") as source, writing(target) as file:
+        while block := source.read(COPY_BYTES):
+            with disk():
+                file.write(block)
+            sign(0.0)
+    if (size := system.info(inside)["size"]) != target.stat().st_size:
+        raise OSError(f"{size} bytes were promised, {target.stat().st_size} came")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Any]:
+    """A new file; what fails in making it is a DiskError."""
+    with disk():
+        file = open(path, "wb")
+    try:
+        yield file
+    finally:
+        with disk():
+            file.close()
+
+
+@contextlib.contextmanager
+def disk() -> Iterator[None]:
+    """Turns what fails in the block into a DiskError."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(error.errno, error.strerror, error.filename) from error

@@ -1,0 +1,196 @@
+"""One run of precut: opened where an earlier one ended, fed with outcomes, and finished into a store.
+
+Who cuts the videos and who writes the shards, helpers here or a Beam pipeline elsewhere, is none of its business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vidlang.data import folders, record_writer, spool
+from vidlang.data.assembling import Batch, Planner, check_layout, unpack, write_files, write_shard
+from vidlang.data.chunks import open_store
+from vidlang.data.cutting import PrecutSettings
+from vidlang.data.inputs import find_inputs
+from vidlang.data.progress import Progress
+from vidlang.data.spool import CutJob, Failure, Outcome
+from vidlang.data.store_writer import close_store, plain
+from vidlang.data.target import LocalTarget, open_target
+from vidlang.data.work import Work
+
+
+@dataclass(frozen=True)
+class Report:
+    """Which videos are in the store, and which are not."""
+
+    done: list[str]
+    failed: list[Failure]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the bytes of a store, besides its videos."""
+
+    settings: PrecutSettings
+    layout: str = "records"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run begins where there is something already."""
+
+    overwrite: bool = False  # replace a store
+    restart: bool = False  # drop what an unfinished run has done
+    retry_failed: bool = False  # try again what failed in an unfinished run
+
+
+@contextlib.contextmanager
+def begin(
+    inputs: str | Path | Sequence[tuple[str, str | Path]],
+    output: str | Path,
+    work: str | Path | None,
+    plan: Plan,
+    start: Start,
+) -> Iterator[Run]:
+    """A run that no other process works on, with what an earlier one of the same plan has done.
+
+    An error of the disk ends it with a sentence that says that the work is kept.
+    """
+    videos = find_inputs(inputs)
+    check_layout(plan.layout, plan.settings.chunk_seconds, videos)
+    target = open_target(output, work)
+    if not isinstance(target, LocalTarget) and plan.layout != "records":
+        raise ValueError(f"a store on an object store has the layout 'records', got {plan.layout!r}")
+    with folders.owned(target.work):
+        try:
+            target.check(start.overwrite)
+            if start.restart:
+                folders.clear(target.work)
+            limits = {"shard_chunks": record_writer.CHUNKS_PER_SHARD, "shard_bytes": record_writer.SHARD_BYTES}
+            opened = Work(target, videos, {**plain(plan.settings), "layout": plan.layout, **limits})
+            opened.open(retry_failed=start.retry_failed)
+            run = Run(opened, plan)
+        except BaseException:
+            if not (target.work / "run.json").exists():
+                shutil.rmtree(target.work)
+            raise
+        try:
+            yield run
+        except OSError as error:
+            raise OSError(
+                f"{error}; what is done is kept in {str(target.work)!r}: mend this and run the same command again"
+            ) from error
+
+
+class Run:
+    """A run with the videos that are still missing."""
+
+    def __init__(self, work: Work, plan: Plan) -> None:
+        self.work, self.plan = work, plan
+        self.target = work.target
+        self._retry()
+        self._planner = Planner(work, plan.layout)
+        self.progress = self._progress()
+
+    def jobs(self) -> Iterator[CutJob]:
+        """The videos that are still to be cut."""
+        for number in self.work.missing():
+            yield CutJob(number, self.work.videos[number], self.plan.settings, self.work.spool)
+
+    def take(self, number: int, outcome: Outcome) -> None:
+        """Notes what became of a video, and writes what it completes."""
+        self.note(number, outcome)
+        self.write_ready()
+
+    def fail(self, number: int, kind: str, reason: str) -> None:
+        """Notes that the process which cut a video did not live to say what became of it."""
+        outcome = spool.failed(self.work.videos[number], kind, reason)
+        spool.enter(self.work.spool, number, self.work.spool / f"{number:07d}.part-{os.getpid()}", outcome)
+        self.take(number, outcome)
+
+    def note(self, number: int, outcome: Outcome) -> None:
+        """Notes what became of a video."""
+        self.work.add(number, outcome)
+        self._count(outcome)
+        progress, source = self.progress, self.work.videos[number].size
+        progress.cut, progress.read = progress.cut + 1, progress.read + source
+
+    def ready(self) -> Iterator[Batch]:
+        """What can be written now."""
+        return self._planner.ready()
+
+    def write_ready(self) -> None:
+        """Writes all that can be written now."""
+        for batch in self.ready():
+            if self.plan.layout == "records":
+                line = write_shard(self.work.spool, self.work.store, batch)
+                for name in line["files"]:
+                    self.target.keep(name)
+            else:
+                seconds = self.plan.settings.chunk_seconds
+                line = write_files(self.work, batch.numbers[0], self.plan.layout, seconds)
+            self.work.log(line)
+
+    def finish(self) -> Report:
+        """Writes index and header and gives the store its name; ValueError when no video could be read."""
+        work, failures = self.work, self.work.failures()
+        self.write_ready()
+        if not work.written:
+            folders.clear(work.root)
+            shutil.rmtree(work.root)
+            raise ValueError(
+                f"none of the {len(work.videos)} videos could be read; the first, {failures[0].name!r}: "
+                f"{failures[0].reason}"
+            )
+        names = {name for line in work.journal() for name in line["files"]}
+        for entry in work.store.iterdir():
+            # A shard that was written when another was to be expected; folders may hold those of several videos.
+            if entry.is_file() and entry.name not in names:
+                entry.unlink()
+        close_store(work.store, work.journal(), plain(self.plan.settings), layout=self.plan.layout)
+        if failures:
+            lines = (json.dumps(asdict(failure)) + "\n" for failure in failures)
+            (work.store / "failed.jsonl").write_text("".join(lines))
+        if isinstance(self.target, LocalTarget):
+            open_store(work.store).check()
+        done = [row["video"] for line in work.journal() for row in line["rows"]]
+        self.target.finish()
+        shutil.rmtree(work.root)
+        return Report(done, failures)
+
+    def _retry(self) -> None:
+        """Makes room for the videos that failed and are tried again."""
+        work = self.work
+        if work.retried and self.plan.layout == "records" and min(work.retried) < max(work.written, default=-1):
+            unpack(work, min(work.retried))
+        for number in work.retried:
+            work.drop(number)
+
+    def _progress(self) -> Progress:
+        work = self.work
+        progress = Progress(len(work.videos), sum(video.size for video in work.videos))
+        for line in work.journal():
+            progress.done += len(line["numbers"])
+            progress.hours += sum(row["duration"] for row in line["rows"]) / 3600
+            progress.written += line.get("stored", 0) or sum(line["files"].values())
+        for outcome in work.outcomes.values():
+            self._count(outcome, progress)
+        progress.left = sum(work.videos[number].size for number in work.missing())
+        return progress
+
+    def _count(self, outcome: Outcome, progress: Progress | None = None) -> None:
+        new = progress is None
+        progress = progress or self.progress
+        progress.done += 1
+        progress.written += outcome.size
+        progress.hours += outcome.seconds / 3600
+        if outcome.failure:
+            progress.failures.append(outcome.failure)
+        if new:
+            progress.seconds += outcome.seconds
