@@ -26,9 +26,7 @@ REMEMBERED = 1 << 16  # videos of which a process knows that they are intact
 
 def root_folder(folder: Folder, header: Mapping[str, Any]) -> Folder:
     """Where the files of an adopted folder lie, seen from where its store lies now."""
-    root = header.get("root")
-    if not root:
-        raise ValueError(f"the chunk store {str(folder)!r} is damaged: store.json does not say where its files lie")
+    root = header.get("root", ".")
     if is_address(root) or os.path.isabs(root):
         return open_folder(root)
     if isinstance(folder, LocalFolder):
@@ -82,15 +80,15 @@ class FileStore(ChunkStore):
 class ChunkFileStore(FileStore):
     """Short chunks, one a file: VIDEO.mp4/0.mp4, 15.mp4, ... (by seconds) or VIDEO/0.mp4, 1.mp4, ... (by index).
 
-    Chunk k begins at k times `chunk_seconds`, however many frames those before it hold: cutting 29.97 frames a second
-    leaves 449 or 451 where 450 were meant, which must not add up.
+    Chunk k of an adopted folder begins at k times the seconds it was cut by, however many frames those before it hold:
+    cutting 29.97 frames a second leaves 449 or 451 where 450 were meant, which must not add up.
     """
 
     def _frames_at(self, row: int, times_T: np.ndarray, info: VideoRow) -> np.ndarray:
         counts = self.cell("chunk_frames", row).values.to_numpy()
-        if len(counts) == 1:
+        length = self.header.get("cut_seconds")
+        if length is None or len(counts) == 1:
             return super()._frames_at(row, times_T, info)
-        length = self.settings["chunk_seconds"]
         # The small number is for times that are frame times themselves, rounded down by a last bit.
         later_T = np.minimum(times_T, info.duration) + 1e-6 / info.fps
         chunks_T = np.minimum((later_T / length).astype(np.int64), len(counts) - 1)

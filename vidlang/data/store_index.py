@@ -2,8 +2,9 @@
 
 store.json: `format_version`; `kind` ("records" where it is not said, "chunk_files", "videos", "images"); `videos`, how
 many there are; `content_hash`, equal for equal content wherever it lies; `settings` it was made with; `shards`, file
-name to number of records, in order; `index`, length and SHA-256 of index.arrow; and of a folder that was adopted its
-`root` (from the store's own folder, or absolute) and `layout`.
+name to number of records, in order; `index` (and of whole videos `times`), length and SHA-256 of the table of that
+name; where chunks are files, `root`, the folder that their paths start from (from the store's own, or absolute), and
+`layout`; and where somebody else cut them, `cut_seconds` from the start of a chunk to that of the next.
 """
 
 from __future__ import annotations
@@ -187,6 +188,9 @@ def _problems(header: dict[str, Any]) -> list[str]:
     for name, kind in (("root", str), ("layout", str), ("index", dict), ("times", dict)):
         if not isinstance(header.get(name, kind()), kind):
             found.append(f"has no good entry {name!r}")
+    seconds = header.get("cut_seconds", 1)
+    if type(seconds) not in (int, float) or not 0 < seconds < 1e6:
+        found.append(f"says that chunks were cut every {seconds!r} seconds")
     # It becomes part of a file's name in the cache.
     for name in ("index", "times"):
         if not found and name in header and not re.fullmatch("[0-9a-f]{64}", str(header[name].get("sha256"))):

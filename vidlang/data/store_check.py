@@ -1,0 +1,161 @@
+"""Everything that can be wrong with a store, found by reading all of it, as `launch.precut --check` does.
+
+Reading clips finds damage only where it reads. Here every chunk is held against its checksum, every frame is decoded,
+and what the files hold is compared with what the index, store.json and the metadata of TFDS say of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidlang.data.chunks import ChunkStore, open_store
+from vidlang.data.crops import CropBox
+from vidlang.data.decode import decode, probe
+from vidlang.data.failures import BrokenVideo
+from vidlang.data.processes import worker_pool
+from vidlang.data.store_files import VideoStore
+from vidlang.data.store_images import ImageFileStore, ImageRecordStore, image_size
+from vidlang.data.store_index import ContentHash
+from vidlang.data.store_records import RecordStore
+
+ROWS_AT_ONCE = 16
+EVEN_ROWS = 1 << 12
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong. `video` is empty and `chunk` -1 where it is the store, or the video, as a whole."""
+
+    video: str
+    chunk: int
+    kind: str  # one of failures.KINDS
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"{self.video!r}" if self.video else "the store"
+        return f"{where}{f', chunk {self.chunk}' if self.chunk >= 0 else ''}: {self.reason} ({self.kind})"
+
+
+def find_problems(
+    store: ChunkStore, progress: Callable[[str], None] | None = None, workers: int = 1
+) -> Iterator[Problem]:
+    """All problems of a store as they are found; StoreAway when it cannot be reached."""
+    yield from _whole(store)
+    blocks = [range(first, min(first + ROWS_AT_ONCE, len(store))) for first in range(0, len(store), ROWS_AT_ONCE)]
+    done = told = 0
+    for block, found in zip(blocks, _checked(store, blocks, workers), strict=True):
+        yield from found
+        done, told = done + len(block), told + len(found)
+        if progress is not None:
+            progress(f"[{done}/{len(store)}] videos checked, {told} problems")
+
+
+def _checked(store: ChunkStore, blocks: Sequence[range], workers: int) -> Iterator[list[Problem]]:
+    if workers <= 1:
+        yield from (_check_rows(store, block) for block in blocks)
+        return
+    place, content_hash = store.folder.path, store.content_hash
+    with worker_pool(workers) as pool:
+        yield from pool.map(_check_block, itertools.repeat((place, content_hash)), blocks)
+
+
+def _check_block(place: tuple[Any, str], block: range) -> list[Problem]:
+    return _check_rows(_opened(*place), block)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: Any, content_hash: str) -> ChunkStore:
+    return open_store(path, expect={"content_hash": content_hash})
+
+
+def _whole(store: ChunkStore) -> Iterator[Problem]:
+    """What shows without reading any chunk."""
+    content = ContentHash()
+    for first in range(0, len(store), EVEN_ROWS):
+        columns = {name: column.slice(first, EVEN_ROWS).to_pylist() for name, column in store.columns.items()}
+        for cells in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, cells, strict=True))
+            content.add(row)
+            yield from _row_problems(row)
+    if content.hexdigest() != store.content_hash:
+        yield Problem("", -1, "damaged", "the content hash in store.json is not that of index.arrow")
+    first, chunks = store.columns["first_record"].to_numpy(), store.columns["chunks"].to_numpy().astype(np.int64)
+    if (first != np.cumsum(chunks) - chunks).any():
+        yield Problem("", -1, "damaged", "the records in index.arrow are not numbered one after another")
+    if isinstance(store, RecordStore):
+        yield from _shard_problems(store, int(chunks.sum()))
+
+
+def _row_problems(row: Mapping[str, Any]) -> Iterator[Problem]:
+    counts = row["chunk_frames"]
+    if not (row["chunks"] == len(counts) == len(row["checksum"]) > 0 and sum(counts) == row["frames"] > 0):
+        yield Problem(row["video"], -1, "damaged", "the columns of its row in index.arrow do not fit one another")
+    if not (row["fps"] > 0 and row["duration"] > 0 and min(row["width"], row["height"]) > 0):
+        yield Problem(row["video"], -1, "damaged", "its row in index.arrow has a size, rate or duration of 0 or less")
+
+
+def _shard_problems(store: RecordStore, records: int) -> Iterator[Problem]:
+    shards: dict[str, int] = store.header["shards"]
+    if records > sum(shards.values()) or (store.kind == "records" and records < sum(shards.values())):
+        yield Problem("", -1, "damaged", f"the index names {records} records, the shards hold {sum(shards.values())}")
+    if store.kind != "records":
+        return
+    try:
+        splits = json.loads(store.folder.read("dataset_info.json"))["splits"]
+        lengths = [int(length) for split in splits for length in split["shardLengths"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        store.require_present()
+        yield Problem("", -1, "missing", f"TFDS cannot read it: dataset_info.json: {error}")
+    else:
+        if lengths != list(shards.values()):
+            yield Problem(
+                "", -1, "damaged", f"dataset_info.json has shards of {lengths}, store.json {[*shards.values()]}"
+            )
+
+
+def _check_rows(store: ChunkStore, rows: range) -> list[Problem]:
+    return [problem for row in rows for problem in _video_problems(store, row)]
+
+
+def _video_problems(store: ChunkStore, row: int) -> Iterator[Problem]:
+    video = store.videos[row]
+    for chunk in range(store.cell("chunks", row).as_py()):
+        try:
+            content = store.read_chunk(row, chunk)
+            for reason in _differences(store, row, chunk, content):
+                yield Problem(video, chunk, "damaged", reason)
+        except BrokenVideo as error:
+            yield Problem(video, chunk, error.kind, str(error))
+    if isinstance(store, VideoStore):
+        times = store.frame_times(row)
+        info = store.info(video)
+        if times is not None and not (len(times) == info.frames and times[0] == 0 and (np.diff(times) > 0).all()):
+            yield Problem(video, -1, "damaged", "times.arrow does not hold one increasing time for each of its frames")
+
+
+def _differences(store: ChunkStore, row: int, chunk: int, content: bytes | memoryview) -> Iterator[str]:
+    """How a chunk that reads well differs from what is said of it; BrokenVideo when it does not decode."""
+    info = store.info(store.videos[row])
+    expected = (store.cell("chunk_frames", row)[chunk].as_py(), info.height, info.width)
+    if isinstance(store, ImageFileStore | ImageRecordStore):
+        found = (1, *image_size(bytes(content)))
+    else:
+        about = probe(content)
+        found = (about.frames, about.height, about.width)
+        smallest = CropBox(0, 0, 2, 2)
+        decode(content, np.arange(about.frames), smallest, (2, 2))
+    if found != expected:
+        yield "it has {} frames of {} x {}, the index says {} of {} x {}".format(*found, *expected)
+    if store.kind == "records" and isinstance(store, RecordStore):
+        record = store.record(row, chunk)
+        said = {"video": [store.videos[row].encode()], "chunk": [chunk], "frames": [expected[0]]}
+        for name, value in said.items():
+            if record.get(name) != value:
+                yield f"its record says {name} {record.get(name)}, the index {value}"
