@@ -11,6 +11,7 @@ from vidlang.datasets._texts import (
     index,
     items,
     naming,
+    naming_column,
     one_text,
     paragraph,
     read_answers,
@@ -42,15 +43,26 @@ def test_a_template_names_videos():
     assert naming("{folder}/{video}", "folder")("a.mp4", folder="0_9") == "0_9/a"
 
 
-@pytest.mark.parametrize("template", ["{vide}", "{}", "{video", "{video.x}"])
+@pytest.mark.parametrize("template", ["{vide}", "{}", "{video", "{video.x}", "{video:>3}", "{video!r}", "{{{video}"])
 def test_a_wrong_template_tells_what_it_may_hold(template):
-    with pytest.raises(ValueError, match=r"cannot be filled in .*; it may hold \{video\}, \{file\}, \{folder\}"):
+    with pytest.raises(ValueError, match=r"cannot be filled in.*; it may hold \{video\}, \{file\}, \{folder\}"):
         naming(template, "folder")
 
 
 def test_a_template_without_a_place_is_refused():
     with pytest.raises(ValueError, match="'video' gives all videos one name"):
         naming("video")
+
+
+@pytest.mark.parametrize("template", ["{video}", "x/{file}", "{folder}/a_{video}.b"])
+def test_a_column_is_named_as_its_rows_are(template):
+    videos, folders = ["a.mp4", "b.c", "d.MOV.webm", "é.4", ""], ["0", "1", "", "x y", "4"]
+    name = naming(template, "folder")
+    column = naming_column(template, pa.chunked_array([videos[:2], videos[2:]]), folder=pa.chunked_array([folders]))
+    expected = [name(video, folder=folder) for video, folder in zip(videos, folders, strict=True)]
+    assert column.to_pylist() == expected
+    with pytest.raises(ValueError, match="gives all videos one name"):
+        naming_column("all", pa.chunked_array([videos]))
 
 
 def test_texts_are_one_or_several():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vidlang.datasets._files import field, read_json
 
@@ -22,15 +25,38 @@ def naming(template: str, *parts: str) -> Callable[..., str]:
     The template may hold {video}, which is the published name less the suffix of a video file, {file}, which is the
     published name as it is, and the `parts` of its reader, such as a folder.
     """
-    known = ("video", "file", *parts)
+    pieces = _pieces(template, ("video", "file", *parts))
+
+    def name(video: str, **more: str) -> str:
+        values = {"video": bare(video), "file": video, **more}
+        return "".join(literal + (values[part] if part else "") for literal, part in pieces)
+
+    return name
+
+
+def naming_column(template: str, video: pa.ChunkedArray, **parts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same for a whole column of names; no Python object per row."""
+    suffix = rf"(?i)({'|'.join(re.escape(suffix) for suffix in sorted(SUFFIXES))})$"
+    columns = {"video": pc.replace_substring_regex(video, suffix, ""), "file": video, **parts}
+    pieces = _pieces(template, tuple(columns))
+    texts = [piece for literal, part in pieces for piece in (literal, columns[part] if part else "")]
+    return pc.binary_join_element_wise(*texts, "")
+
+
+def _pieces(template: str, known: Sequence[str]) -> list[tuple[str, str]]:
+    """(text, name of the part that follows it, or nothing) of a template."""
     places = ", ".join(f"{{{name}}}" for name in known)
     try:
-        first, second = (template.format(**dict.fromkeys(known, text)) for text in ("a", "b"))
-    except (LookupError, ValueError, AttributeError) as error:
-        raise ValueError(f"video_name {template!r} cannot be filled in ({error!r}); it may hold {places}") from error
-    if first == second:
+        pieces = [(literal, part) for literal, part, *_ in string.Formatter().parse(template)]
+        rebuilt = "".join(literal + (f"{{{part}}}" if part is not None else "") for literal, part in pieces)
+    except ValueError as error:
+        raise ValueError(f"video_name {template!r} cannot be filled in ({error}); it may hold {places}") from error
+    wrong = [part for _, part in pieces if part is not None and part not in known]
+    if wrong or rebuilt != template:  # what differs is a format, such as {video:>3}, or a brace
+        raise ValueError(f"video_name {template!r} cannot be filled in; it may hold {places}")
+    if all(part is None for _, part in pieces):
         raise ValueError(f"video_name {template!r} gives all videos one name; it may hold {places}")
-    return lambda name, **more: template.format(video=bare(name), file=name, **more)
+    return [(literal, part or "") for literal, part in pieces]
 
 
 def bare(name: str) -> str:

@@ -65,7 +65,7 @@ def _database(path: Path, split: str, joiner: str | None, name: Callable[..., st
         subset = field(entry, "subset", str, where)
         if subset != SUBSETS[split]:
             continue
-        video = name(key, subset=subset, recipe_type=entry.get("recipe_type", ""))
+        video = name(key, subset=subset, recipe_type=field(entry, "recipe_type", str, where, ""))
         sentences = []
         for number, segment in enumerate(field(entry, "annotations", list, where)):
             inside = f"{where}, annotation {number}"
