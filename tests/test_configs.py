@@ -11,7 +11,7 @@ import pytest
 
 import configs
 from vidlang.core.config import steps
-from vidlang.train import build
+from vidlang.train import build, sources
 from vidlang.train.loop import build_optimizer
 from vidlang.train.recipe import read_recipe
 from vidlang.train.step import TrainState, abstract_params, make_train_step
@@ -25,11 +25,8 @@ def eval_shape_step(config):
     results = []
     for index, stage in enumerate(recipe.stages):
         build.check(stage)
-        spec = build.clip_spec(stage)
-        fields = {
-            "video_BTHWC": jax.ShapeDtypeStruct((stage.batch_size, spec.frames, spec.size, spec.size, 3), jnp.uint8),
-            "text_BL": jax.ShapeDtypeStruct((stage.batch_size, spec.text_length), jnp.int32),
-        }
+        sources.check(stage)
+        fields, *_ = sources.batch_fields(stage, None).values()
         model, (objective, options) = build.model(stage), build.objective(stage)
         total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=10**6)
         optimizer = build_optimizer(model, fields, stage, total)

@@ -41,7 +41,7 @@ STAGE = {
     "text": ({"clip": {**CLIP, "text_length": 2}}, "text_length is 2; .* at least 3"),
     "batch": ({"batch_size": 12}, "batch_size 12 does not divide over the 8 devices"),
     "section": ({"optimizer": None}, "optimizer must be a section of keys.*found None"),
-    "tokenizer": ({"tokenizer": ""}, "tokenizer must be the path of a tokenizer.json file; found ''"),
+    "tokenizer": ({"tokenizer": ""}, "tokenizer must be the path of a tokenizer.json file, or .*; found ''"),
     "objective": ({"objective": {"name": "contrastive", "chunk": 0}}, "chunk must be at least 1 row; found 0"),
     "freeze": ({"optimizer": {**OPTIMIZER, "freeze": ("txt",)}}, "optimizer.freeze: 'txt' matches no parameter"),
     "freeze text": ({"optimizer": {**OPTIMIZER, "freeze": "words"}}, "optimizer.freeze must be a list"),
@@ -63,7 +63,7 @@ RUN = {
     "seed": ({"seed": -1}, "seed .*must be a whole number from 0 to 429496729[45]"),
     "large seed": ({"seed": 2**32 - 1}, "seed is 4294967295; it must be"),
     "seed kind": ({"seed": 0.5}, "seed .*must be a whole number"),
-    "workers": ({"runtime": {"workers": -1}}, "runtime.workers must be a whole number from 0 on; found -1"),
+    "workers": ({"runtime": {"workers": -2}}, "runtime.workers must be a whole number from -1 on; found -2"),
     "eval workers": ({"runtime": {"eval_workers": 1.5}}, "runtime.eval_workers must be a whole number"),
     "broken": ({"runtime": {"max_broken_share": 1}}, "runtime.max_broken_share must be .* below 1; found 1"),
     "mesh": ({"mesh": {"data": 3}}, "does not divide the 8 devices here"),
@@ -171,9 +171,9 @@ def test_a_model_has_a_row_for_every_id_of_the_tokenizer(stage, dual_encoder, tm
         return {**dual_encoder, "text": {**dual_encoder["text"], "vocab": vocab}}
 
     enough, short = (stage(tokenizer=path, model=model(vocab)) for vocab in (10, 9))
-    assert build.tokenizer(enough, build.clip_spec(enough)).vocab_size == 10
+    assert build.tokenizer(enough, build.clip_spec(enough.clip)).vocab_size == 10
     with pytest.raises(ValueError, match="has 10 ids, and the model of stage 'short' rows for 9; set its vocab to 10"):
-        build.tokenizer(short, build.clip_spec(short))
+        build.tokenizer(short, build.clip_spec(short.clip))
 
 
 def test_a_folder_has_one_training_at_a_time(recipe, tmp_path, monkeypatch):

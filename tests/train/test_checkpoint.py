@@ -17,7 +17,7 @@ from vidlang.train.saved import all_steps, check_same_result, find_checkpoint, m
 from vidlang.train.step import TrainState
 
 CONFIG = {"seed": 0, "stages": ({"name": "a", "model": "m"},)}
-NOTE = make_note(CONFIG, 0, {"text_BL": jax.ShapeDtypeStruct((4, 8), np.int32)})
+NOTE = make_note(CONFIG, 0, {"text_BL": jax.ShapeDtypeStruct((4, 8), np.int32)}, {"rows": 4})
 
 
 def state_of(step, size=4):

@@ -11,7 +11,7 @@ import pytest
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import make_mesh
 from vidlang.core.tree import flatten_paths
-from vidlang.train import build, stages
+from vidlang.train import sources, stages
 from vidlang.train.predict import Evaluations
 from vidlang.train.saved import all_steps, restore_params
 from vidlang.train.signals import Interrupted
@@ -39,10 +39,10 @@ def assert_same(got, want, **tolerance):
 
 @pytest.fixture
 def signal_at(monkeypatch):
-    """Makes this process get a signal while it draws the batch of a step."""
+    """Makes this process get a signal while it draws the batch of a step, and so still in the step before."""
 
     def arm(step, signum=signal.SIGTERM):
-        real = build.train_stream
+        real = sources.train_stream
 
         class Armed:
             def __init__(self, stream, step):
@@ -60,10 +60,14 @@ def signal_at(monkeypatch):
                 self.step += 1
                 return next(self.stream)
 
+            @property
+            def restarts(self):
+                return self.stream.restarts
+
         def armed(recipe, index, clips, *, start_step):
             return Armed(real(recipe, index, clips, start_step=start_step), start_step)
 
-        monkeypatch.setattr(build, "train_stream", armed)
+        monkeypatch.setattr(sources, "train_stream", armed)
 
     return arm
 
@@ -90,7 +94,7 @@ def test_a_run_learns_and_writes_what_it_promises(whole):
 def test_two_steps_and_two_more_are_four_bit_for_bit(whole, recipe, tmp_path, signal_at, monkeypatch, capfd, signum):
     config = recipe(checkpoint={"every": "3 steps", "keep": 3})
     with monkeypatch.context(), pytest.raises(Interrupted) as interruption:
-        signal_at(1, signum)
+        signal_at(2, signum)
         stages.train(config, tmp_path)
     monkeypatch.undo()
     assert interruption.value.code == 128 + signum
@@ -258,7 +262,7 @@ def test_the_best_is_known_where_a_signal_came_before_its_evaluation(
 ):
     config = recipe(checkpoint={"every": "4 steps", "keep": 1, "best": "val/t2v_r1"})
     with monkeypatch.context(), pytest.raises(Interrupted):
-        signal_at(1)
+        signal_at(2)
         stages.train(config, tmp_path)
     monkeypatch.undo()
     assert all_steps(tmp_path / "0_short") == [2]

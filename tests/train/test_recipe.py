@@ -5,7 +5,7 @@ import copy
 import ml_collections
 import pytest
 
-from vidlang.train import build, stages
+from vidlang.train import build, sources, stages
 from vidlang.train.recipe import read_recipe, result_config
 
 
@@ -14,6 +14,7 @@ def test_the_demo_is_a_recipe():
 
     recipe = read_recipe(demo.get_config())
     for stage in recipe.stages:
+        sources.check(stage)
         build.check(stage)
 
 

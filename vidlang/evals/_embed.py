@@ -9,6 +9,9 @@ import jax
 import numpy as np
 from absl import logging
 
+# What a batch calls its clips, by the pixels they come in.
+VIDEO_FIELDS = ("video_BTHWC", "yuv_BTXW")
+
 
 def embed_clips(predict: Any, data: Any, params: Any) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings [rows of the table, E] in table order, and which rows have one.
@@ -18,7 +21,8 @@ def embed_clips(predict: Any, data: Any, params: Any) -> tuple[np.ndarray, np.nd
     video_NE: np.ndarray | None = None
     present_N = np.zeros(len(data.table), bool)
     for batch in data.batches():
-        video_BE = predict("embed_video", params, video_BTHWC=batch["video_BTHWC"])
+        clips = {name: batch[name] for name in VIDEO_FIELDS if name in batch}
+        video_BE = predict("embed_video", params, **clips)
         valid_B = predict.gather(batch["valid_B"]).astype(bool)
         index_B = predict.gather(batch["index_B"])[valid_B]
         if len(set(index_B.tolist())) < len(index_B) or present_N[index_B].any():

@@ -7,7 +7,7 @@ built here in shapes only: its model, objective and optimizer take one step on a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,11 +21,11 @@ from vidlang.core.tree import merge
 from vidlang.data.crops import choose_crop
 from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec
-from vidlang.train import build
+from vidlang.train import build, sources
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
 from vidlang.train.recipe import Recipe, Runtime, Stage
-from vidlang.train.step import Fields, make_train_step, pick_inputs, state_shardings
+from vidlang.train.step import Fields, make_train_step, pick_inputs, state_shardings, with_video
 
 # Stands for a dataset whose size nobody knows yet: so many clips that a warm-up fits into any duration in epochs.
 MANY = 10**12
@@ -46,19 +46,21 @@ def check_recipe(recipe: Recipe) -> None:
     with use_mesh(mesh):
         for index, stage in enumerate(recipe.stages):
             with _named(f"stage {stage.name!r}"):
+                sources.check(stage)
                 build.check(stage)
                 total = _check_durations(stage)
-                spec = _check_clips(stage, mesh)
+                specs = _check_clips(stage, mesh)
                 check_patterns("init_allow", stage.init_allow)
                 # What columns of a table are like, only the table knows.
-                params = None if spec.fields else _check_step(recipe, index, spec, total, mesh)
+                has_columns = any(spec.fields for spec in specs)
+                params = None if has_columns else _check_step(recipe, index, specs, total, mesh)
                 if not stage.init_from and before is not None and params is not None:
                     _check_params_fit(params, before, recipe.stages[index - 1].name, stage.init_allow)
             before = params
 
 
 def _check_runtime(runtime: Runtime) -> None:
-    for name, least in {"workers": 0, "eval_workers": 0, "log_every": 1}.items():
+    for name, least in {"workers": -1, "eval_workers": -1, "log_every": 1}.items():
         value = getattr(runtime, name)
         if not _is_whole(value) or value < least:
             raise ValueError(f"runtime.{name} must be a whole number from {least} on; found {value!r}")
@@ -82,24 +84,30 @@ def _check_durations(stage: Stage) -> int:
     return total
 
 
-def _check_clips(stage: Stage, mesh: Mesh) -> ClipSpec:
-    """What a clip of the stage looks like; it and those of the evaluations can be drawn, and their batches shared."""
-    spec = build.clip_spec(stage)
-    _draw(spec, np.random.default_rng(0))
+def _check_clips(stage: Stage, mesh: Mesh) -> list[ClipSpec]:
+    """What clips of the stage look like; they and those of evaluations can be drawn, and their batches shared."""
+    specs = sources.specs(stage)
     size = stage.batch_size
+    for (what, _), spec in zip(sources.named_parts(stage), specs, strict=True):
+        with _named(what) if len(specs) > 1 else contextlib.nullcontext():
+            _draw(spec, np.random.default_rng(0))
+            if spec.views * spec.crops > 1:
+                raise ValueError("clip.views and clip.crops are for evaluations; training sees one of each")
+            if spec.pairs == "group" and size % 2:
+                raise ValueError(
+                    f"with clip.pairs 'group' half of a batch are partners, so batch_size is even; found {size}"
+                )
     _check_shared(size)
     if size % batch_ways(mesh):
         raise ValueError(
             f"batch_size {size} does not divide over the {batch_ways(mesh)} devices of the mesh axes data and fsdp; "
             "choose a multiple, or another mesh"
         )
-    if spec.pairs == "group" and size % 2:
-        raise ValueError(f"with clip.pairs 'group' half of a batch are partners, so batch_size is even; found {size}")
     for evaluation in stage.evals:
         with _named(evaluation.label):
-            _draw(build.clip_spec(stage, evaluation), None)
+            _draw(build.eval_spec(stage, evaluation), None)
             _check_shared(evaluation.batch_size)
-    return spec
+    return specs
 
 
 def _draw(spec: ClipSpec, rng: np.random.Generator | None) -> None:
@@ -122,40 +130,53 @@ def _check_shared(batch_size: int) -> None:
         raise ValueError(f"batch_size {batch_size} does not divide over {processes} processes; choose a multiple")
 
 
-def _fields(size: int, spec: ClipSpec) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `build.batch_fields` will find, for clips without columns of their own."""
-    return {
-        "video_BTHWC": jax.ShapeDtypeStruct((size, spec.frames, spec.size, spec.size, 3), np.uint8),
-        "text_BL": jax.ShapeDtypeStruct((size, spec.text_length), np.int32),
-        "index_B": jax.ShapeDtypeStruct((size,), np.int32),
-    }
-
-
-def _check_step(recipe: Recipe, index: int, spec: ClipSpec, total: int, mesh: Mesh) -> Any:
+def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: int, mesh: Mesh) -> Any:
     """The parameters as shapes, after one step and a look at the clips of each evaluation, all in shapes."""
     stage = recipe.stages[index]
-    fields = _fields(stage.batch_size, spec)
+    shapes = list(sources.batch_fields(stage, None).values())
     model, (objective, options) = build.model(stage), build.objective(stage)
-    optimizer = build_optimizer(model, fields, stage, total)
-    state, _ = state_shardings(model, optimizer, fields, mesh)
-    step = make_train_step(model, optimizer, objective, options, dials=build.dials(stage), seed=recipe.seed_of(index))
-    jax.eval_shape(step, state, fields)
+    optimizer = build_optimizer(model, shapes[0], stage, total)
+    state, _ = state_shardings(model, optimizer, shapes[0], mesh)
+    step = make_train_step(
+        model,
+        optimizer,
+        objective,
+        options,
+        dials=build.dials(stage),
+        seed=recipe.seed_of(index),
+        augmentation=build.augmentation(stage),
+    )
+    for fields in shapes:
+        _in_shapes(step, state, fields)
     for evaluation in stage.evals:
-        other = build.clip_spec(stage, evaluation)
-        if any(getattr(other, name) != getattr(spec, name) for name in ("frames", "size", "text_length")):
+        other = build.eval_spec(stage, evaluation)
+        if any(getattr(other, name) != getattr(specs[0], name) for name in ("frames", "size", "text_length")):
             with _named(evaluation.label):
-                _check_call(model, state.params, _fields(stage.batch_size, other))
+                _check_call(model, state.params, _eval_fields(stage.batch_size, other))
     return state.params
+
+
+def _eval_fields(size: int, spec: ClipSpec) -> Fields:
+    """What of an evaluation's batch the model reads."""
+    return {
+        spec.video_field: jax.ShapeDtypeStruct((size, *spec.video_shape), np.uint8),
+        "text_BL": jax.ShapeDtypeStruct((size, spec.text_length), np.int32),
+    }
 
 
 def _check_call(model: nn.Module, params: Any, fields: Fields) -> None:
     """Raises when the model, with the parameters it was made with, cannot take these clips."""
 
     def forward(params: Any, batch: Any) -> Any:
-        return model.apply({"params": params}, *pick_inputs(model, batch), train=False)
+        return model.apply({"params": params}, *pick_inputs(model, with_video(batch)), train=False)
 
+    _in_shapes(forward, params, fields)
+
+
+def _in_shapes(function: Callable[..., Any], tree: Any, fields: Fields) -> None:
+    """Runs a function of parameters, or a state with them, and a batch in shapes."""
     try:
-        jax.eval_shape(forward, params, fields)
+        jax.eval_shape(function, tree, dict(fields))
     except ScopeParamShapeError as error:
         raise ValueError(f"its clips need another model than the stage's clips do: {error}") from error
 

@@ -1,10 +1,10 @@
 """The train loop of one stage. It knows no model, no dataset and no objective.
 
-One step is: evaluate if due, save if due, draw a batch, put it on the devices, step, write the metrics of the step
-before. Evaluating and saving come before the batch is drawn, so that what is saved at step s is what has seen exactly
-the batches 0 to s-1; the stream of batches is a function of (seed, step), so a run that starts from that checkpoint
-goes on as if it had never stopped. Metrics are fetched one step late, so that the devices never wait for the host,
-but always before a save: a state that has met a non-finite loss is never saved.
+One step is: evaluate if due, save if due, take the batch that waits on the devices, step, draw the next batch and send
+it while the devices work, write the metrics of the step before. What is saved at step s has seen exactly the batches 0
+to s-1; the stream of batches is a function of (seed, step), so a run that starts from that checkpoint draws again what
+had only been waiting, and goes on as if it had never stopped. Metrics are fetched one step late, so that the devices
+never wait for the host, but always before a save: a state that has met a non-finite loss is never saved.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ import jax
 from vidlang.core import tree
 from vidlang.core.config import call, steps
 from vidlang.core.metrics import SilentWriter, Writer, format_number, read_history
-from vidlang.core.sharding import Mesh, batch_ways, make_mesh, put_batch, use_mesh
-from vidlang.data.broken import BrokenClips
-from vidlang.train import build
+from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
+from vidlang.data.clips import ClipTable
+from vidlang.train import build, sources
 from vidlang.train.checkpoint import Checkpoints, opened
+from vidlang.train.feed import Feed
 from vidlang.train.meter import Meter
 from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.predict import Evaluations, Predict, is_due
 from vidlang.train.recipe import Recipe, Stage
-from vidlang.train.saved import find_checkpoint, make_note, restore_params
+from vidlang.train.saved import check_same_data, find_checkpoint, make_note, restore_params
 from vidlang.train.signals import EvaluationLeft, Interrupted, StopRequest
 from vidlang.train.step import (
     Fields,
@@ -37,7 +38,6 @@ from vidlang.train.step import (
     abstract_params,
     compile_step,
     create_state,
-    device_fields,
     make_train_step,
     state_shardings,
 )
@@ -54,11 +54,14 @@ def train_stage(
 
         # Data, and everything that its size decides.
         with stop.at_once(f"the data of stage {stage.name!r}, before any step"):
-            clips = build.table(stage.data, f"data of stage {stage.name!r}")
-        total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=len(clips))
+            clips = sources.tables(stage)
+            data = sources.identity(stage, clips)
+        check_same_data(folder, data)
+        total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=sum(map(len, clips)))
         if total < 1:
             raise ValueError(f"stage {stage.name!r} lasts {stage.duration!r}, which is no step; give at least one")
-        fields = build.batch_fields(recipe, index, clips)
+        shapes = sources.batch_fields(stage, clips)
+        fields = next(iter(shapes.values()))  # the first source's, which parameters are made for
 
         # Model, objective, optimizer, and the state as shapes and shards.
         model = build.model(stage)
@@ -67,7 +70,7 @@ def train_stage(
         abstract, _ = state_shardings(model, optimizer, fields, mesh)
 
         # Where we start: this stage's own newest readable checkpoint; else another's parameters; else scratch.
-        note = make_note(config, index, fields)
+        note = make_note(config, index, fields, data)
         checkpoints = stack.enter_context(opened(Checkpoints(folder, stage.checkpoint, note)))
         state, origin = checkpoints.restore(abstract), "its own checkpoint"
         if state is None:
@@ -78,25 +81,32 @@ def train_stage(
 
         writer = open_writer(folder, stage.name, total, start, runtime.log_every)
         stack.callback(writer.close)
-        writer.say(describe(stage, mesh, state, start, total, origin, len(clips)))
+        writer.say(describe(stage, mesh, state, start, total, origin, clips))
 
         # Opened before the step is compiled: the first batches are made meanwhile.
-        stream = stack.enter_context(build.train_stream(recipe, index, clips, start_step=start))
+        stream = stack.enter_context(sources.train_stream(recipe, index, clips, start_step=start))
 
-        # Compiled once, here; a shape that changes later is an error instead of a silent second compilation.
+        # Compiled here, once for each shape of batch; another shape later is an error instead of a silent compilation.
         train_step = make_train_step(
-            model, optimizer, objective, options, dials=build.dials(stage), seed=recipe.seed_of(index)
+            model,
+            optimizer,
+            objective,
+            options,
+            dials=build.dials(stage),
+            seed=recipe.seed_of(index),
+            augmentation=build.augmentation(stage),
         )
         began = time.monotonic()
-        compiled = compile_step(train_step, state, fields, mesh)
+        compiled = {shape: compile_step(train_step, state, shapes[shape], mesh) for shape in shapes}
         writer.say(f"compiled the step in {time.monotonic() - began:.1f} s")
 
         evaluations = Evaluations(stage, Predict(model, mesh, before=stop.leave_evaluation), runtime, total=total)
         with stop.at_once(f"step {start} of {total} in stage {stage.name!r}, while its evaluations were prepared"):
             evaluations.prepare()
         save_every = steps(stage.checkpoint.every, batch_size=stage.batch_size, total=total)
-        broken = BrokenClips(clips, runtime.max_broken_share)
+        feed = stack.enter_context(Feed(stream, mesh, sources.counter(stream, clips, runtime.max_broken_share)))
         meter = Meter(writer, stage)
+        stack.callback(meter.close)
         metrics: dict[str, float] = {}
 
         for step in range(start, total + 1):
@@ -122,15 +132,15 @@ def train_stage(
             if step == total:
                 break
             with meter.waiting():
-                host_batch = next(stream)
-            broken.update(host_batch)
-            batch = put_batch(device_fields(host_batch), mesh)
+                batch = feed.take()
             with jax.transfer_guard("disallow"):
-                state, scalars = compiled(state, batch)
-            # A batch of a worker lies in shared memory, which must not outlive the stream.
-            del host_batch, batch
+                state, scalars = compiled[batch.shape](state, batch.arrays)
+            running = meter.started(step, {**scalars, **batch.counts})
+            if step + 1 < total:
+                with meter.waiting(behind=running):
+                    feed.draw_ahead()
             meter.flush(checkpoints.latest)
-            meter.pending = (step, {**scalars, "broken_clips": broken.broken})
+            meter.pending = running
 
         checkpoints.wait()
         return {**last_train_scalars(folder), **metrics}
@@ -180,13 +190,16 @@ def open_writer(folder: Path, label: str, total: int, start: int, log_every: int
     return Writer(folder, total_steps=total, first_step=start, label=label, log_every=log_every)
 
 
-def describe(stage: Stage, mesh: Mesh, state: TrainState, start: int, total: int, origin: str, clips: int) -> str:
+def describe(
+    stage: Stage, mesh: Mesh, state: TrainState, start: int, total: int, origin: str, clips: Sequence[ClipTable]
+) -> str:
     """What is about to happen, in four lines."""
     axes = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
     processes = jax.process_count()
+    sizes = " + ".join(str(len(table)) for table in clips)
     return "\n".join(
         [
-            f"stage {stage.name}: steps {start} to {total} on {axes}, {clips} clips",
+            f"stage {stage.name}: steps {start} to {total} on {axes}, {sizes} clips",
             f"batch {stage.batch_size}: {stage.batch_size // processes} in each of {processes} processes, "
             f"{stage.batch_size / batch_ways(mesh):g} on each device",
             f"{tree.count(state.params):,} parameters, {tree.count(state.opt_state):,} numbers in the optimizer",

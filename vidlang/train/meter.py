@@ -1,4 +1,8 @@
-"""What a run says about itself: scalars one step late, throughput, and the end of it when a loss is no number."""
+"""What a run says about itself: scalars one step late, throughput, and the end of it when a loss is no number.
+
+Drawing a batch costs nothing while the devices are busy with the step before. So the wait for data is counted from the
+moment when that step was done, which a thread of its own takes down.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import collections
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,21 +24,50 @@ from vidlang.train.recipe import Stage
 WINDOW = 20
 
 
+@dataclass
+class Running:
+    """A step that was sent to the devices: its results to be, and when the batch after it was drawn."""
+
+    step: int
+    scalars: dict[str, Any]
+    done: Future[float]
+    drawn: tuple[float, float] | None = None
+
+    def waited(self) -> float:
+        """Seconds for which this step was done and the next batch was not; waits for the step."""
+        if self.drawn is None:
+            return 0.0
+        began, ended = self.drawn
+        return max(0.0, ended - max(began, self.done.result()))
+
+
 class Meter:
-    """Holds the scalars of the step that is still running, and the clock."""
+    """Holds the step whose scalars are not written yet, and the clock."""
 
     def __init__(self, writer: Writer, stage: Stage) -> None:
-        self.pending: tuple[int, dict[str, Any]] | None = None
+        self.pending: Running | None = None
         self._writer, self._stage = writer, stage
         self._steps: collections.deque[tuple[float, float]] = collections.deque(maxlen=WINDOW)
         self._waited, self._since = 0.0, time.monotonic()
+        self._clock = ThreadPoolExecutor(max_workers=1, thread_name_prefix="step-clock")
+
+    def close(self) -> None:
+        """Ends the thread that takes down when steps are done."""
+        self._clock.shutdown(wait=False)
+
+    def started(self, step: int, scalars: Mapping[str, Any]) -> Running:
+        """A step that the devices were just given; `scalars` has its loss."""
+        return Running(step, dict(scalars), self._clock.submit(_when_ready, scalars["loss"]))
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time in here is time that the devices may have to wait for data."""
+    def waiting(self, behind: Running | None = None) -> Iterator[None]:
+        """Time in here is spent on data: the devices wait for it, but for as long as they run the step `behind`."""
         began = time.monotonic()
         yield
-        self._waited += time.monotonic() - began
+        if behind is None:
+            self._waited += time.monotonic() - began
+        else:
+            behind.drawn = (began, time.monotonic())
 
     def restart_clock(self) -> None:
         """Evaluations and saves are no part of a step's time."""
@@ -43,12 +78,12 @@ class Meter:
         """Writes the scalars of the pending step, waiting for it; FloatingPointError when it went wrong."""
         if self.pending is None:
             return
-        step, scalars = self.pending
+        step, found = self.pending.step, self.pending
         self.pending = None
-        values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        values = {name: float(value) for name, value in jax.device_get(found.scalars).items()}
         self._check_finite(step, values, last_good)
         now = time.monotonic()
-        self._steps.append((now - self._since, self._waited))
+        self._steps.append((now - self._since, self._waited + found.waited()))
         self._waited, self._since = 0.0, now
         seconds, waited = (sum(column) for column in zip(*self._steps, strict=True))
         speed = {
@@ -70,3 +105,8 @@ class Meter:
                     f"{name} is {values[name]} at step {step} of stage {self._stage.name!r}. Nothing was saved after "
                     f"it; {kept}. {advice}"
                 )
+
+
+def _when_ready(array: jax.Array) -> float:
+    array.block_until_ready()
+    return time.monotonic()

@@ -1,7 +1,8 @@
 """What evaluators get in their hands: a trained model as a function from host rows to host rows, and when to run them.
 
 `predict("embed_video", params, video_BTHWC=...)` calls that method of the model on all devices. Each process gives its
-own rows and gets the rows of all processes, those of process 0 first.
+own rows and gets the rows of all processes, those of process 0 first. Clips may come as yuv_BTXW; the method gets
+video_BTHWC.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vidlang.core.config import call, load_module, steps
 from vidlang.core.sharding import Mesh, batch_sharding, batch_ways, put_batch, to_host
 from vidlang.train import build
 from vidlang.train.recipe import Runtime, Stage
+from vidlang.train.step import with_video
 
 
 class Predict:
@@ -58,7 +60,7 @@ class Predict:
 
         def apply(params: Any, arrays: Mapping[str, jax.Array]) -> jax.Array:
             bound = self._model.bind({"params": params})
-            return getattr(bound, method)(**arrays)
+            return getattr(bound, method)(**with_video(arrays))
 
         return jax.jit(apply, out_shardings=batch_sharding(self._mesh))
 

@@ -1,8 +1,9 @@
 """A recipe: what a config says, as frozen values. A typo in a config is answered here, before anything is built.
 
 A recipe is a list of stages. A stage names its task, data, dials, optimizer and evaluations, and starts from the
-stage before it. What only decides where and how fast a run goes (`runtime`, `mesh`) or what is looked at on the way
-(`checkpoint`, `evals`) may change between a run and its continuation; everything else may not, see `result_config`.
+stage before it. What only decides where and how fast a run goes (`runtime`, `mesh`, where data lies) or what is looked
+at on the way (`checkpoint`, `evals`) may change between a run and its continuation; everything else may not, see
+`result_config`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from typing import Any
 
 from vidlang.core.config import call, to_dict
 
+# Keys of a data section that say where things lie and how many processes make them, never what they are.
+PLACES = ("root", "store", "workers")
+
 
 @dataclass(frozen=True)
 class Runtime:
     """How fast and how talkative a run is; nothing here changes a result.
 
-    workers: processes that decode clips (0: in the training process). eval_workers: the same for each evaluation, which
-    starts them anew, so it pays for long ones only. log_every: steps between progress lines where
-    the output is no terminal. max_broken_share: of the clips read, more broken ones than this stop the run.
+    workers: processes that decode clips (0: in the training process, -1: as many as the cores are good for).
+    eval_workers: the same for each evaluation, which starts them anew, so it pays for long ones only. log_every: steps
+    between progress lines where the output is no terminal. max_broken_share: of the clips read, more broken ones than
+    this stop the run.
     """
 
     workers: int = 0
@@ -71,6 +76,9 @@ class Evaluation:
 class Stage:
     """One training: until `duration`, this model on this data with this objective.
 
+    `data` names a dataset and its options, or is a mixture of several: {"mixing": "items", "sources": ({"data": ...,
+    "clip": ..., "weight": ..., "loss_weight": ..., "name": ...}, ...)}. `tokenizer` is the path of a tokenizer.json, or
+    a section with `path` and other options. `augment` says how clips are changed at random, on the devices.
     `init_from` is a run, a stage folder or one checkpoint to take parameters from; "" means the stage before, or
     scratch. Parameters that do not fit are an error, unless a pattern in `init_allow` matches their path.
     """
@@ -81,10 +89,11 @@ class Stage:
     model: Mapping[str, Any]
     data: Mapping[str, Any]
     clip: Mapping[str, Any]
-    tokenizer: str
+    tokenizer: str | Mapping[str, Any]
     objective: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     dials: Mapping[str, Any] = field(default_factory=dict)
+    augment: Mapping[str, Any] = field(default_factory=dict)
     init_from: str = ""
     init_allow: tuple[str, ...] = ()
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
@@ -178,12 +187,30 @@ def _read_named(kind: type[Any], config: Mapping[str, Any], what: str) -> Any:
 def result_config(config: Any, index: int) -> dict[str, Any]:
     """The part of a config that decides what stage `index` computes: its own settings and those of the stages before.
 
-    A continued run must have the same; runtime, mesh, checkpoints and evaluations are free to change.
+    A continued run must have the same; runtime, mesh, checkpoints and evaluations are free to change. So is where data
+    and tokenizer lie, and how many processes make them: what is in them, the checkpoint's note identifies.
     """
     plain = to_dict(config)
-    free = ("checkpoint", "evals")
-    stages = [{key: value for key, value in stage.items() if key not in free} for stage in plain["stages"]]
-    return {"seed": plain["seed"], "stages": tuple(stages[: index + 1])}
+    return {"seed": plain["seed"], "stages": tuple(_result_stage(stage) for stage in plain["stages"][: index + 1])}
+
+
+def _result_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
+    result = {key: value for key, value in stage.items() if key not in ("checkpoint", "evals")}
+    if "data" in result:
+        result["data"] = _without_places(result["data"])
+    if "tokenizer" in result:
+        options = {} if isinstance(result["tokenizer"], str) else result["tokenizer"]
+        result["tokenizer"] = {key: value for key, value in options.items() if key != "path"}
+    return result
+
+
+def _without_places(data: Any) -> Any:
+    """A data section, or all of those in a mixture, without the keys that say where and how data is made."""
+    if isinstance(data, tuple):
+        return tuple(_without_places(part) for part in data)
+    if not isinstance(data, Mapping):
+        return data
+    return {key: _without_places(value) for key, value in data.items() if key not in PLACES}
 
 
 def _positive(what: str, value: Any) -> None:

@@ -27,13 +27,19 @@ FOLDER = "checkpoints"
 NOTE, METRICS = "note", "metrics_of_best"
 
 
-def make_note(config: Mapping[str, Any], index: int, fields: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """What a checkpoint says about itself: config, stage, fingerprint, and the rows of a batch."""
+def make_note(
+    config: Mapping[str, Any],
+    index: int,
+    fields: Mapping[str, jax.ShapeDtypeStruct],
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a checkpoint says about itself: config, stage, fingerprint, the rows of a batch, and which data it saw."""
     return {
         "config": json.loads(json.dumps(config)),
         "stage": index,
         "fingerprint": fingerprint(result_config(config, index)),
         "fields": {name: [list(field.shape[1:]), str(field.dtype)] for name, field in fields.items()},
+        "data": json.loads(json.dumps(data)),
     }
 
 
@@ -51,7 +57,8 @@ def check_same_result(stage_folder: Path, config: Mapping[str, Any], index: int)
     if step is None:
         return
     note = read_note(stage_folder, step)
-    if note["fingerprint"] == fingerprint(result_config(config, index)):
+    # Not the fingerprint in the note: what counts as deciding results may have been another set of keys then.
+    if fingerprint(result_config(note["config"], index)) == fingerprint(result_config(config, index)):
         return
     before, now = (json.loads(json.dumps(result_config(c, index))) for c in (note["config"], config))
     raise ValueError(
@@ -59,6 +66,34 @@ def check_same_result(stage_folder: Path, config: Mapping[str, Any], index: int)
         "Give the same settings to continue it, or a new --workdir to start afresh; there, a stage's init_from can "
         f"take its parameters from {stage_folder}"
     )
+
+
+def check_same_data(stage_folder: Path, data: Mapping[str, Any]) -> None:
+    """ValueError when the checkpoints here have seen other data than this; `data` is what `sources.identity` gives."""
+    step = newest_readable(stage_folder)
+    if step is None:
+        return
+    note = read_note(stage_folder, step)
+    if "data" not in note:
+        logging.warning("%s does not say which data it has seen, so a change of it cannot be noticed", stage_folder)
+        return
+    before, now = note["data"], json.loads(json.dumps(data))
+    if different := differing_keys(before, now):
+        changes = (f"{key} was {_value_at(before, key)} and is {_value_at(now, key)}" for key in different)
+        raise ValueError(
+            f"{stage_folder} was trained on other data: {'; '.join(changes)}. Bring the data back as it was to go on, "
+            f"or give a new --workdir; there, a stage's init_from can take the parameters from {stage_folder}"
+        )
+
+
+def _value_at(tree: Any, path: str) -> Any:
+    """The value at a path of `differing_keys`, for people; "absent" where there is none."""
+    for key in path.replace("[", ".[").split("."):
+        try:
+            tree = tree[int(key[1:-1])] if key.startswith("[") else tree[key]
+        except (KeyError, IndexError):
+            return "absent"
+    return tree
 
 
 def all_steps(stage_folder: Path) -> list[int]:

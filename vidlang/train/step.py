@@ -1,7 +1,8 @@
 """One training step: what a state is, how it is born in shards, and how a batch changes it.
 
 The step's randomness is a pure function of (seed, step), so a resumed run draws the masks that the interrupted one
-would have drawn. Parameters carry their logical axes only until the state is created; after `create_state` a state is
+would have drawn; what augmentation does to a clip is drawn from the same two numbers and the clip's place in the
+batch. Parameters carry their logical axes only until the state is created; after `create_state` a state is
 plain arrays.
 """
 
@@ -19,9 +20,13 @@ import optax
 
 from vidlang.core.config import call
 from vidlang.core.sharding import Mesh, batch_sharding, replicated, tree_shardings
+from vidlang.ops.augment import NOTHING, Augmentation, augment
+from vidlang.ops.pixels import yuv420_to_rgb
 from vidlang.train.optimizer import Optimizer
 
 Fields = Mapping[str, jax.ShapeDtypeStruct]  # the global batch, without its values
+# Bookkeeping of the host about broken clips.
+HOST_ONLY = ("broken_B", "broken_kind_B")
 
 
 @flax.struct.dataclass
@@ -45,9 +50,19 @@ def pick_inputs(model: nn.Module, batch: Mapping[str, Any]) -> list[Any]:
     return [batch[name] for name in inputs]
 
 
+def with_video(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch as models see it: clips that came as yuv_BTXW are video_BTHWC."""
+    arrays = dict(batch)
+    if "yuv_BTXW" in arrays:
+        arrays["video_BTHWC"] = yuv420_to_rgb(arrays.pop("yuv_BTXW"))
+    return arrays
+
+
 def boxed_params(model: nn.Module, fields: Fields, key: Any) -> Any:
     """Fresh parameters in their boxes of logical names."""
-    inputs = [jnp.zeros(field.shape, field.dtype) for field in pick_inputs(model, fields)]
+    inputs = [
+        jnp.zeros(field.shape, field.dtype) for field in pick_inputs(model, jax.eval_shape(with_video, dict(fields)))
+    ]
     return model.init({"params": key}, *inputs, train=False)["params"]
 
 
@@ -94,12 +109,15 @@ def make_train_step(
     *,
     dials: Any,
     seed: int,
+    augmentation: Augmentation = NOTHING,
     what: str = "objective",
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, batch) -> (next state, scalars). `options` are the objective's own settings."""
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        rngs = {"mask": jax.random.fold_in(jax.random.key(seed), state.step)}
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        rngs = {"mask": key}
+        batch = augment(with_video(batch), key, augmentation)
         trained, frozen = optimizer.split(state.params)
 
         def compute_loss(trained: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -134,12 +152,27 @@ def compile_step(train_step: Callable[..., Any], state: TrainState, fields: Fiel
 
 
 def device_fields(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What of a host batch goes to the devices: not the bookkeeping of broken clips, and no 64-bit integers."""
-    return {
-        name: array.astype(np.int32) if array.dtype == np.int64 else array
-        for name, array in batch.items()
-        if name != "broken_B"
-    }
+    """What of a host batch goes to the devices: not the bookkeeping of broken clips, and no 64-bit numbers."""
+    return {name: _narrow(name, array) for name, array in batch.items() if name not in HOST_ONLY}
+
+
+def on_device(dtype: Any) -> np.dtype:
+    """The type that numbers of this type have on the devices."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def _narrow(name: str, array: np.ndarray) -> np.ndarray:
+    """64-bit numbers as 32-bit ones; ValueError where whole numbers would wrap around."""
+    dtype = on_device(array.dtype)
+    if dtype != array.dtype and dtype.kind in "iu" and array.size:
+        limits = np.iinfo(dtype)
+        for value in (array.max(), array.min()):
+            if not limits.min <= value <= limits.max:
+                raise ValueError(
+                    f"the batch field {name} holds {value}, and devices get whole numbers from {limits.min} to "
+                    f"{limits.max}; number what it names from 0 on, or leave the column out of clip.fields"
+                )
+    return array.astype(dtype, copy=False)
 
 
 def _birth(model: nn.Module, optimizer: Optimizer, fields: Fields) -> Callable[[jax.Array], TrainState]:
