@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as python_csv
 import gc
 import json
+import math
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,6 +93,21 @@ def field(record: Any, key: str, kind: type, where: str, default: Any = ...) -> 
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
         raise ValueError(f"{where}: {key!r} must be {KINDS[kind]}, found {short(value)}")
+    return value
+
+
+def number(record: Any, key: str, where: str) -> float:
+    """One number of a JSON object, which may be written as a text, as some publishers do."""
+    value = record.get(key) if isinstance(record, Mapping) else None
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"{where}: {key!r} must be a number, found {short(value)}") from None
+    else:
+        value = float(field(record, key, float, where))
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {key!r} must be a number, found {value}")
     return value
 
 
