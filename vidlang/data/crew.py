@@ -60,7 +60,7 @@ class Crew:
         self._workers, self._prefetch, self._release = workers, prefetch, release
         self._blocks = Blocks()
         self._marks = Marks(self._blocks.path("marks"), workers)
-        self._alarm = _Alarm(patience.stall_timeout, self._kill)
+        self._alarm = _Alarm(patience.stall_timeout, self._have_begun, self._kill)
         self._iterator: grain.DatasetIterator | None = None
         self._taken = 0
 
@@ -115,6 +115,9 @@ class Crew:
             message = str(error).splitlines()[0]
         return WorkerLost(message, [item for k in at if (item := self._marks.item(k)) is not None], kind)
 
+    def _have_begun(self) -> bool:
+        return -1 not in self._marks.pids()
+
     def _kill(self) -> None:
         """Ends the workers at once, whatever they do, even if they are stopped."""
         ours = set(self._marks.pids())
@@ -145,9 +148,9 @@ class Crew:
 class _Alarm:
     """Used as `with alarm:` around a wait; calls `ring` in a thread when the wait takes too long."""
 
-    def __init__(self, seconds: float, ring: Callable[[], None]) -> None:
+    def __init__(self, seconds: float, begun: Callable[[], bool], ring: Callable[[], None]) -> None:
         self.seconds, self.rang = seconds, False
-        self._ring, self._stopped = ring, threading.Event()
+        self._begun, self._ring, self._stopped = begun, ring, threading.Event()
         self._since: float | None = None
         self._thread: threading.Thread | None = None
 
@@ -165,9 +168,13 @@ class _Alarm:
         self._stopped.set()
 
     def _watch(self) -> None:
+        beginning = 0.0
         while not self._stopped.wait(min(1.0, self.seconds / 4)):
-            since = self._since
-            if since is not None and time.monotonic() - since > self.seconds:
+            since, now = self._since, time.monotonic()
+            # New workers import Python packages first, from a disk that may be slow: that is not counted.
+            if not self._begun():
+                beginning = now
+            if since is not None and now - max(since, beginning) > self.seconds:
                 logging.warning("No batch came for %g s.", self.seconds)
                 self.rang, self._since = True, None
                 self._ring()

@@ -1,0 +1,148 @@
+"""Whatever happens to its workers, a stream gives the batches that it would have given, and leaves nothing behind."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from vidlang.data.blocks import shared_folder
+from vidlang.data.patience import Patience
+from vidlang.data.pipeline import ClipSpec, train_stream
+from vidlang.data.stream import Batches
+
+# Workers cannot import a test by its name.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SPEC = ClipSpec(3, 16, {"name": "segments"}, {"name": "random_resized"}, 6)
+HASTY = Patience(decode_timeout=0.5, store_patience=0.5, stall_timeout=3.0)
+ROWS = 4
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+class Numbers:
+    """Batches of ROWS numbers: the item, or its negative where the first attempt was given up."""
+
+    def __init__(self, fatal=(), action="die", seconds=0.0):
+        self.fatal, self.action, self.seconds = set(fatal), action, seconds
+
+    def layout(self, step):
+        return {"number_B": ((ROWS,), np.dtype(np.int64))}
+
+    def fill(self, step, batch, watch):
+        time.sleep(self.seconds)
+        for place in range(ROWS):
+            item = step * ROWS + place
+            given_up = watch(item, 0)
+            if item in self.fatal and given_up is None:
+                self.harm()
+            batch["number_B"][place] = item if given_up is None else -item
+
+    def harm(self):
+        if self.action == "die":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif self.action == "hang":
+            time.sleep(1000)
+        else:
+            raise self.action
+
+
+def numbers(maker, steps, workers=2, first=0, patience=HASTY, **options):
+    with Batches(maker, first=first, workers=workers, prefetch=2, patience=patience, **options) as batches:
+        found = [next(batches)["number_B"].tolist() for _ in range(steps)]
+        return np.concatenate(found).tolist(), batches.restarts
+
+
+def left_behind():
+    return sorted(Path(shared_folder()).glob(f"vidlang-{os.getpid()}-*"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    yield
+    assert not left_behind()
+    assert not multiprocessing.active_children()
+
+
+def wait_for_workers(count):
+    end = time.monotonic() + 30
+    while len(workers := [c for c in multiprocessing.active_children() if "grain" in c.name]) < count:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return workers
+
+
+@pytest.mark.parametrize(
+    ("how", "workers"), [(signal.SIGKILL, 1), slow(signal.SIGKILL, 2), slow(signal.SIGSTOP, 1), slow(signal.SIGSTOP, 2)]
+)
+def test_a_worker_that_is_killed_or_stopped_costs_no_batch(tiny_table, tiny_tokenizer, how, workers, caplog):
+    options = {"seed": 3, "batch_size": 4}
+    with train_stream(tiny_table, tiny_tokenizer, SPEC, **options) as batches:
+        expected = list(itertools.islice(batches, 14))
+    with train_stream(tiny_table, tiny_tokenizer, SPEC, **options, workers=workers, patience=HASTY) as batches:
+        found = [next(batches) for _ in range(3)]
+        os.kill(wait_for_workers(workers)[0].pid, how)
+        found += [next(batches) for _ in range(11)]
+        assert batches.restarts == 1
+    assert "Starting the data workers anew" in caplog.text
+    for one, other in zip(found, expected, strict=True):
+        for name in other:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("action", "workers"), [slow("die", 1), slow("die", 2), slow("hang", 1), slow("hang", 2)])
+def test_an_item_that_ends_or_stops_two_workers_is_given_up(action, workers, caplog):
+    found, restarts = numbers(Numbers(fatal=[9], action=action), 10, workers)
+    assert found == [-i if i == 9 else i for i in range(40)]
+    assert restarts == 2
+    assert caplog.text.count("is given up") == 1
+
+
+def test_workers_that_always_die_are_an_error():
+    with pytest.raises(RuntimeError, match="lost 2 times in a row before step 1 was made.*exit code -11"):
+        numbers(Numbers(fatal=range(4, 10)), 3, workers=1, patience=Patience(0.5, 0.5, 3.0, restarts=1))
+
+
+def test_a_mistake_in_the_code_is_raised_as_it_is_and_costs_no_restart():
+    with Batches(Numbers([9], KeyError("lable")), first=0, workers=1, prefetch=2, patience=HASTY) as batches:
+        next(batches), next(batches)
+        with pytest.raises(KeyError, match="lable") as caught:
+            next(batches)
+        assert batches.restarts == 0 and "in fill" in "".join(caught.value.__notes__)
+
+
+def test_an_end_is_an_end():
+    with Batches(Numbers(), first=3, count=5, workers=1, prefetch=2, patience=HASTY) as batches:
+        assert np.concatenate([batch["number_B"] for batch in batches]).tolist() == list(range(12, 32))
+        assert next(batches, None) is None
+
+
+@pytest.mark.slow
+def test_a_slow_batch_is_not_a_hanging_one():
+    patience = Patience(0.2, 0.2, 1.0)
+    assert numbers(Numbers(seconds=0.7), 3, workers=1, patience=patience) == (list(range(12)), 0)
+
+
+def test_batches_outlive_their_stream():
+    with Batches(Numbers(), first=0, workers=1, prefetch=2, patience=HASTY) as batches:
+        one = next(batches)
+        assert len(left_behind()) >= 1
+    assert one["number_B"].tolist() == [0, 1, 2, 3] and one["number_B"].flags.writeable
+
+
+def test_patience_must_make_sense():
+    with pytest.raises(ValueError, match="must exceed store_patience"):
+        Patience(stall_timeout=60)
+    with pytest.raises(ValueError, match="patience.decode_timeout must be above 0"):
+        Patience(decode_timeout=0)
+    with pytest.raises(ValueError, match="patience.restarts must be a number from 0 on"):
+        Patience(restarts=-1)
