@@ -92,6 +92,17 @@ def test_missing_tokens_are_named(tmp_path, vocabulary, options, sentence):
         Tokenizer(tmp_path / "t.json", 8, **options)
 
 
+def test_the_file_goes_before_the_table(tmp_path):
+    """Gemma's file has tags of HTML among its words; that it begins texts with <bos> is what counts."""
+    words = {token: i for i, token in enumerate(["[PAD]", "[CLS]", "[SEP]", "<s>", "</s>", "<bos>", "<eos>"])}
+    tokenizer = HfTokenizer(models.WordLevel(words, unk_token="[PAD]"))
+    begins = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 5)])
+    for processor in (begins, processors.Sequence([processors.ByteLevel(), begins])):
+        tokenizer.post_processor = processor
+        tokenizer.save(str(tmp_path / "t.json"))
+        assert Tokenizer(tmp_path / "t.json", 3).encode([""]).tolist() == [[5, 6, 0]]
+
+
 def test_more_than_one_token_on_a_side_is_refused(tmp_path):
     tokenizer = HfTokenizer(models.WordLevel({"[PAD]": 0, "<en>": 1, "</s>": 2}, unk_token="[PAD]"))
     special = [("</s>", 2), ("<en>", 1)]

@@ -208,12 +208,11 @@ def test_every_family_cuts_words_and_keeps_the_end(family):
 def test_every_family_reads_back_what_it_wrote(family):
     path, _, _ = family
     ours = Tokenizer(path, 40)
-    assert ours.decode(ours.encode(["the cat sits on a red mat", "a mat", ""])) == [
-        "the cat sits on a red mat",
-        "a mat",
-        "",
-    ]
-    assert ours.decode(Tokenizer(path, 8).encode(["a cat a cat a cat a cat"]))[0].startswith("a cat a")
+    texts = ["the cat sits on a red mat", "a mat", ""]
+    text_NL = ours.encode(texts)
+    assert ours.decode(text_NL) == texts
+    words_NL = text_NL[:1, ours.begin_id is not None : np.flatnonzero(text_NL[0] == ours.end_id)[-1]]
+    assert ours.decode(words_NL) == texts[:1]  # without begin and end, as a language model may write
 
 
 def test_every_family_goes_to_workers_by_value(family):
@@ -253,7 +252,7 @@ def test_clips_old_files_are_its_tokenizer(tmp_path, name):
     clip_files(tmp_path)
     clip().save(str(tmp_path / "new.json"))
     old, new = Tokenizer(tmp_path / name, 24), Tokenizer(tmp_path / "new.json", 24)
-    texts = [*SENTENCES, "Hat  cats\nTHE thecat", "it's 3-4 o'clock", "naïve 東京"]
+    texts = [*SENTENCES, "Hat  cats\nTHE thecat", "it's 3-4 o'clock", "nai\u0308ve 東京"]
     np.testing.assert_array_equal(old.encode(texts), new.encode(texts))
     assert (old.begin_id, old.end_id, old.vocab_size) == (new.begin_id, new.end_id, new.vocab_size)
     row_L = old.encode(["Hat cats THE theca"])[0]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidlang.models.text import Model, Output
+from vidlang.models.text import Model, Output, not_padding
 
 RNG = np.random.default_rng(0)
 TRANSFORMER = {"layers": 1, "scan": False, "width": 16, "heads": 2, "mlp": 32, "dtype": "float32"}
@@ -48,6 +48,25 @@ def test_pools_what_it_says_and_never_padding(params: Any) -> None:
             assert output.pooled_BD.dtype == jnp.float32
             np.testing.assert_allclose(output.tokens_BLD[row, :length], tokens, atol=1e-5)
             np.testing.assert_allclose(output.pooled_BD[row], expected[pool], atol=1e-5, err_msg=pool)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_padding_is_the_zeros_at_the_end(seed: int) -> None:
+    texts = np.random.default_rng(seed).integers(0, 3, (50, 7)).astype(np.int32)
+    for text_L, valid_L in zip(texts, np.asarray(not_padding(jnp.asarray(texts))), strict=True):
+        length = len(np.trim_zeros(text_L, "b"))
+        assert valid_L.tolist() == [True] * length + [False] * (7 - length)
+
+
+def test_zero_inside_a_text_is_a_word_and_zeros_after_it_are_nothing(params: Any) -> None:
+    text = TEXT.at[0].set(jnp.array([2, 5, 0, 9, 3, 0, 0]))
+    tokens = np.asarray(encode(make("mean"), params, text[:1, :5]).tokens_BLD[0])
+    expected = {"cls": tokens[0], "eos": tokens[4], "mean": tokens.mean(0)}
+    others = pools(params, text.at[0, 2].set(7))
+    for pool, output in pools(params, text).items():
+        np.testing.assert_allclose(output.pooled_BD[0], expected[pool], atol=1e-5, err_msg=pool)
+        # All attend to the word 0: with another word there they come out different.
+        assert (np.abs(others[pool].tokens_BLD - output.tokens_BLD)[0, :5].max(-1) > 1e-5).all()
 
 
 def test_texts_of_nothing_but_padding_stay_finite(params: Any) -> None:

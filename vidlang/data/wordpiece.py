@@ -25,7 +25,6 @@ def learn_pieces(count_of_word: Mapping[str, int], room: int, min_count: int) ->
     words = [_characters(word) for word in sorted(count_of_word)]
     counts = [count_of_word[word] for word in sorted(count_of_word)]
     pieces = _most_frequent_characters(words, counts, room)
-    known = set(pieces)
     pairs, places = _count_pairs(words, counts)
     heap = [(-count, pair) for pair, count in pairs.items()]
     heapq.heapify(heap)
@@ -35,10 +34,7 @@ def learn_pieces(count_of_word: Mapping[str, int], room: int, min_count: int) ->
             continue  # an outdated entry; the right one is in the heap too
         if -minus_count < min_count:
             break
-        merged = join(pair)
-        if merged not in known and known.issuperset(pair):
-            known.add(merged)
-            pieces.append(merged)
+        pieces.append(join(pair))
         for changed in _merge_everywhere(pair, words, counts, pairs, places):
             if pairs[changed] > 0:
                 heapq.heappush(heap, (-pairs[changed], changed))

@@ -1,4 +1,7 @@
-"""The text encoder: token ids, right-padded with 0, through one transformer that never attends to padding."""
+"""The text encoder: token ids, right-padded with 0, through one transformer that never attends to padding.
+
+Padding is the trailing run of zeros. A 0 before the last other id is a word: CLIP's "!" has that id.
+"""
 
 from __future__ import annotations
 
@@ -73,10 +76,16 @@ class Model(nn.Module):
             self, "positions", (self.max_length, self.spec.width), ("position", "embed"), self.table_std
         )
         x_BLD = self.words(text_BL) + positions_LD[None, :length].astype(self.spec.compute_dtype)
-        valid_BL = text_BL != PAD
+        valid_BL = not_padding(text_BL)
         x_BLD = self.stack(constrain(x_BLD, "batch", "tokens", "act_embed"), valid_BL[:, None, None, :])
         x_BLD = self.norm(x_BLD)
         return Output(x_BLD, constrain(_pool(x_BLD, valid_BL, self.pool), "batch", "act_embed"))
+
+
+def not_padding(text_BL: jax.Array) -> jax.Array:
+    """True up to the last id that is not 0."""
+    places_L = jnp.arange(1, text_BL.shape[1] + 1)
+    return places_L[None] <= jnp.max(places_L[None] * (text_BL != PAD), axis=1, keepdims=True)
 
 
 def _pool(x_BLD: jax.Array, valid_BL: jax.Array, pool: str) -> jax.Array:
