@@ -72,8 +72,6 @@ def load(
 ) -> ClipTable:
     """The clips of a split; `file` is read in place of the published one, in the same format (not for lavila)."""
     choose("split of EgoClip", split, SPLITS)
-    if not group_seconds > 0:
-        raise ValueError(f"group_seconds must be more than 0, found {group_seconds}")
     options = {"group_seconds": group_seconds, "video_name": video_name, "bad_clips": bad_clips}
     if split == "lavila":
         if file:
@@ -88,13 +86,15 @@ def load(
     def make() -> Iterator[pa.Table]:
         if split == "train":
             return checked_parts(narrations(path, name, group), store, bad_clips, lambda row: f"{path}, row {row}")
-        return checked_parts(_tuples(path, name, group, scored), store, bad_clips, lambda row: f"{path}, item {row}")
+        return checked_parts(tuples(path, name, group, scored), store, bad_clips, lambda row: f"{path}, item {row}")
 
     return cached("egoclip", [path], {**options, "split": split}, store, make)
 
 
 def grouping(store: str, group_seconds: float) -> Grouping:
     """Numbers for (video, run of seconds), the same for all tables of one store."""
+    if not group_seconds > 0:
+        raise ValueError(f"group_seconds must be more than 0, found {group_seconds}")
     opened = open_store(store)
 
     def numbers(video: pa.ChunkedArray, seconds_R: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def narrations(path: Path, name: Callable[[str], str], group: Grouping) -> Itera
         )
 
 
-def _tuples(path: Path, name: Callable[[str], str], group: Grouping, scored: bool) -> Iterator[Part]:
+def tuples(path: Path, name: Callable[[str], str], group: Grouping, scored: bool) -> Iterator[Part]:
     """Parts of a pickled list of (uid, start, end, caption or captions) and perhaps the captions' nll."""
     rows = read_pickle(path)
     if not isinstance(rows, list):
