@@ -112,6 +112,11 @@ def test_long_videos_segments_and_clips(root, store, rows_of, split, options, ex
     assert [(row["video"], row["start"], row["end"], *row["texts"]) for row in found] == expected
 
 
+def test_tables_of_other_options_are_others(root, store):
+    told = [egosummary.load("videos_val", root=str(root), store=store, text=text) for text in egosummary.TEXTS]
+    assert told[0].column("texts") != told[1].column("texts")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

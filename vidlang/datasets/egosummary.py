@@ -8,7 +8,7 @@
 | clips_train, clips_val | clips of a few seconds | clips_train.pkl, clips_val.pkl |
 | videos_train_pseudo, segments_train_pseudo | told by a language model | the same name with .pkl |
 
-The pickles are Ego4D-HCap, from the Video ReCap page. Their long videos are a test of retrieval (AdaVid's LongVideoRetrieval):
+The pickles are Ego4D-HCap, from the Video ReCap page. Their long videos are a test of retrieval (LongVideoRetrieval):
 `text` chooses what each is asked for by, its "summary" or the descriptions of its "segments" as one paragraph.
 
 With narrations=True, split train also reads summary_clips_hierarchy_full.json, which gives each summary the narrated
