@@ -29,7 +29,8 @@ from vidlang.data.decode import decode
 from vidlang.data.failures import BrokenVideo, StoreAway
 from vidlang.data.pixels import clip_shape
 from vidlang.data.remote import Folder, open_folder
-from vidlang.data.store_index import check_expected, checksum, load_index, read_header
+from vidlang.data.store_header import check_expected, read_header
+from vidlang.data.store_index import checksum, load_index
 from vidlang.data.store_names import Names
 
 if TYPE_CHECKING:

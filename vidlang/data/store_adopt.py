@@ -231,7 +231,7 @@ def _records(source: Folder, shards: dict[str, int]) -> Iterator[Found]:
     reader = RecordReader(source, shards)
     for number in range(sum(shards.values())):
         try:
-            yield probe_record(str(number), reader.read(number))
+            yield probe_record(number, reader.read(number))
         except RecordError as error:
             yield Found(str(number), kind=error.kind, reason=str(error))
 

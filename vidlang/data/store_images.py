@@ -66,6 +66,11 @@ class ImageRecordStore(_Images, RecordStore):
         super().__init__(folder, header)
         self.root = root_folder(folder, header)
 
+    def records_fit(self) -> bool:
+        """Whether the shards hold every record that the index names; those that were refused it does not name."""
+        first = self.columns["first_record"].to_numpy()
+        return bool((np.diff(first) > 0).all() and first[0] >= 0 and first[-1] < sum(self._shards.values()))
+
     def require_present(self) -> None:
         """Raises StoreAway where the store, or the folder of its files, cannot be reached."""
         super().require_present()

@@ -70,8 +70,9 @@ def probe(task: Task) -> Found:
         return Found(task.name, kind="unreadable", reason=f"it cannot be read: {error}")
 
 
-def probe_record(name: str, record: dict[str, Any]) -> Found:
+def probe_record(number: int, record: dict[str, Any]) -> Found:
     """An image that is a record of a TFDS dataset."""
+    name = str(number)
     content = record.get("image", [b""])[0]
     if not isinstance(content, bytes):
         return Found(name, kind="unsupported", reason="its feature 'image' does not hold encoded bytes")
@@ -80,7 +81,7 @@ def probe_record(name: str, record: dict[str, Any]) -> Found:
     except BrokenVideo as error:
         return Found(name, kind=error.kind, reason=str(error))
     row = _row(VideoInfo(1, 1.0, width, height, 1.0), [1], [checksum(content)])
-    return Found(name, row)
+    return Found(name, row | {"first_record": number})
 
 
 def _row(info: VideoInfo, counts: Sequence[int], checksums: Sequence[str]) -> dict[str, Any]:

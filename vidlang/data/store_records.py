@@ -28,11 +28,15 @@ class RecordStore(ChunkStore):
 
     def check(self) -> None:
         """Reads every shard's length and the last chunk of the store; a damaged chunk elsewhere shows when read."""
-        first, chunks = self.columns["first_record"].to_numpy(), self.columns["chunks"].to_numpy().astype(np.int64)
-        if (first != np.cumsum(chunks) - chunks).any() or int(chunks.sum()) != sum(self._shards.values()):
+        if not self.records_fit():
             raise ValueError(f"the chunk store {str(self.path)!r} is damaged: its index and its shards disagree")
         self._records().open_all()
         super().check()
+
+    def records_fit(self) -> bool:
+        """Whether the index names the records that the shards hold, one after another."""
+        first, chunks = self.columns["first_record"].to_numpy(), self.columns["chunks"].to_numpy().astype(np.int64)
+        return not (first != np.cumsum(chunks) - chunks).any() and int(chunks.sum()) == sum(self._shards.values())
 
     def record(self, row: int, chunk: int) -> dict[str, list[bytes] | list[int]]:
         """All features of a record; RecordError when it cannot be read."""
