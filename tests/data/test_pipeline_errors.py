@@ -4,8 +4,10 @@ from collections import namedtuple
 
 import pytest
 
+from vidlang.data import machine
 from vidlang.data import workers as sizing
-from vidlang.data.pipeline import ClipSpec, EvalData, eval_batches, train_stream
+from vidlang.data.chunks import open_store
+from vidlang.data.pipeline import ClipSpec, EvalData, eval_batches, identity, train_stream
 from vidlang.data.tokenizer import Tokenizer
 
 SPEC = {
@@ -95,3 +97,61 @@ def test_too_little_shared_memory_is_said_before_workers_die(tiny_table, tiny_to
 def test_missing_tokenizer_is_named(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer at"):
         Tokenizer(tmp_path / "tokenizer.json", 6)
+
+
+def with_column(table, **columns):
+    return type(table).from_columns({name: list(table.column(name)) for name in table.columns} | columns, table.store)
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
+def test_a_number_that_does_not_fit_the_device_is_named(tiny_table, tiny_tokenizer, value):
+    table = with_column(tiny_table, ident=[*range(30), value, *range(19)])
+    spec = ClipSpec(**SPEC, fields=("ident", "group"))
+    with pytest.raises(ValueError, match=f"'ident' .* has the value {value} in clip 30, .*fit into 32 bits"):
+        train_stream(table, tiny_tokenizer, spec, seed=0, batch_size=4)
+    largest = with_column(tiny_table, ident=[*range(30), 2**31 - 1, *range(19)])
+    train_stream(largest, tiny_tokenizer, spec, seed=0, batch_size=4).close()
+
+
+def test_workers_are_chosen_from_cores_and_memory(monkeypatch):
+    """With nothing else in the way, all cores but the one that trains."""
+    usage = namedtuple("usage", "free")
+    limits = {"cores": 9, "memory": 100e9, "shared": 50e9}
+    monkeypatch.setattr(sizing, "available_cores", lambda: limits["cores"])
+    monkeypatch.setattr(sizing, "available_memory", lambda: limits["memory"])
+    monkeypatch.setattr(sizing.shutil, "disk_usage", lambda path: usage(limits["shared"]))
+    assert sizing.settle_workers(-1, 2, int(100e6)) == 8
+    limits["shared"] = 2.2e9  # 22 batches: 4 for each worker and 2 to spare
+    assert sizing.settle_workers(-1, 2, int(100e6)) == 5
+    limits["memory"] = 2.2e9  # 3 workers: 14 batches and 0.9 GB of their own
+    assert sizing.settle_workers(-1, 2, int(100e6)) == 2
+    limits |= {"cores": 1, "memory": 100e9}
+    assert sizing.settle_workers(-1, 2, int(100e6)) == 0
+    assert sizing.settle_workers(3, 2, int(100e6)) == 3
+
+
+def test_cores_and_memory_are_those_of_the_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(12)))
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+    assert machine.available_cores() == 12 and machine.available_memory() == float("inf")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "meminfo").write_text("MemTotal:  900 kB\nMemAvailable:   800 kB\n")
+    assert machine.available_cores() == 12 and machine.available_memory() == 800 * 1024
+    (tmp_path / "cpu.max").write_text("350000 100000\n")
+    (tmp_path / "memory.max").write_text("500000\n")
+    (tmp_path / "memory.current").write_text("200000\n")
+    assert machine.available_cores() == 4 and machine.available_memory() == 300000
+
+
+def test_identity_is_that_of_content(tiny_table, make_table, make_store, tmp_path):
+    one = identity(tiny_table)
+    assert one["rows"] == 50 and one["store"] == open_store(tiny_table.store).content_hash
+    assert identity(tiny_table.select(range(50)).save(tmp_path / "elsewhere.arrow")) == one
+    others = [
+        identity(tiny_table.select(range(49))),
+        identity(tiny_table.select([1, 0, *range(2, 50)])),
+        identity(with_column(tiny_table, label=[0] * 50)),
+        identity(make_table(make_store(("north", 0)))),
+    ]
+    assert len({str(other) for other in [one, *others]}) == 5

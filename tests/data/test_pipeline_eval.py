@@ -1,11 +1,15 @@
 """An evaluation sees every clip once, in order, in full batches, the same way every time."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from vidlang.data.chunks import open_store
 from vidlang.data.clips import ClipTable
+from vidlang.data.crops import choose_crop
+from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec, EvalData, eval_batches
 
 FIXED = ClipSpec(4, 16, {"name": "middle"}, {"name": "center"}, 6, fields=("label",))
@@ -118,3 +122,57 @@ def test_random_rules_are_refused(tiny_table, tiny_tokenizer):
     random_crop = ClipSpec(4, 16, {"name": "middle"}, {"name": "random_resized"}, 6)
     with pytest.raises(ValueError, match="random_resized.*center"):
         eval_batches(tiny_table, tiny_tokenizer, random_crop, batch_size=8)
+
+
+def test_views_and_crops_of_a_row_follow_one_another(tiny_table, tiny_tokenizer, whole):
+    """Each item is what choosing by hand gives, and one view alone is the plain evaluation."""
+    spec = replace(FIXED, frames=2, times={"name": "fps", "rate": 4.0}, crop={"name": "center"}, views=2, crops=3)
+    shares = [
+        list(eval_batches(tiny_table, tiny_tokenizer, spec, batch_size=8, process_index=p, process_count=2))
+        for p in range(2)
+    ]
+    assert len(shares[0]) == len(shares[1]) == 38  # 50 rows of 6 items: 300, and 4 of padding
+    batches = [
+        {name: np.concatenate([one[name], other[name]]) for name in one} for one, other in zip(*shares, strict=True)
+    ]
+    assert rows(batches, "index_B").tolist() == [*np.repeat(np.arange(50), 6).tolist(), *[-1] * 4]
+    assert rows(batches, "view_B")[:300].tolist() == list(range(6)) * 50
+    assert rows(batches, "valid_B").tolist() == [True] * 300 + [False] * 4
+    store = open_store(tiny_table.store)
+    for item in (0, 5, 13, 100, 299):
+        row, view = tiny_table.row(item // 6), item % 6
+        options = {"view": view // 3, "views": 2, "name": "fps", "rate": 4.0}
+        times_T = choose_times(None, row["start"], min(row["end"], 4.0), 2, **options)
+        crop = choose_crop(None, 48, 64, view=view % 3, views=3, name="center")
+        expected = store.decode(row["video"], times_T, crop, (16, 16))
+        np.testing.assert_array_equal(rows(batches, "video_BTHWC")[item], expected)
+    assert "view_B" not in whole[0]
+
+
+def test_frames_may_stay_in_their_planes(tiny_table, make_store, make_table, tiny_tokenizer):
+    spec = replace(FIXED, pixels="yuv420")
+    (batch,) = eval_batches(tiny_table.select([0, 2]), tiny_tokenizer, spec, batch_size=4)
+    assert "video_BTHWC" not in batch
+    yuv_BTXW = batch["yuv_BTXW"]
+    assert yuv_BTXW.shape == (4, 4, 24, 16) and yuv_BTXW.dtype == np.uint8
+    # Flat colours: red tells the video, and red is most of what the last plane holds.
+    assert yuv_BTXW[1, :, 20:].mean() - yuv_BTXW[0, :, 20:].mean() > 20
+    assert (yuv_BTXW[2:, :, :16] == 16).all() and (yuv_BTXW[2:, :, 16:] == 128).all()  # padding is black
+    with pytest.raises(ValueError, match="clip.size that divides by 4, found 18"):
+        replace(spec, size=18)
+
+
+def test_a_table_in_memory_is_not_sent_to_workers(tiny_table, tiny_tokenizer, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(ClipTable, "__reduce__", refuse_by_value)
+    table = tiny_table.filter(np.arange(50) < 10)
+    batches = eval_batches(table, tiny_tokenizer, FIXED, batch_size=8, workers=1)
+    np.testing.assert_array_equal(next(batches)["video_BTHWC"], whole[0]["video_BTHWC"])
+    assert len(list(tmp_path.glob("vidlang-*/*.arrow"))) == 1
+    batches.close()
+    assert not list(tmp_path.iterdir())
+
+
+def refuse_by_value(table):
+    assert table.path is not None, "the table is pickled whole"
+    return ClipTable.open, (table.path,)

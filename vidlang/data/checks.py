@@ -33,22 +33,7 @@ def check_training(table: ClipTable, tokenizer: Tokenizer, spec: ClipSpec) -> Ch
     store = check_setup(table, tokenizer, spec)
     if silent := int((table.lengths("texts") == 0).sum()):
         raise ValueError(f"{silent} of {len(table)} clips have no text to train on; leave them out of the table.")
-    if (row := _first_missing_text(table)) is not None:
-        raise ValueError(
-            f"One of the texts of clip {row} ({table.cell(row, 'video')}) is missing (null); give every text, or leave "
-            "it out of the clip's list."
-        )
     return store
-
-
-def _first_missing_text(table: ClipTable) -> int | None:
-    first = 0
-    for chunk in table.arrow("texts").chunks:
-        if chunk.flatten().null_count:
-            missing = chunk.flatten().is_null().to_numpy(zero_copy_only=False)
-            return first + int(pc.list_parent_indices(chunk)[int(missing.argmax())].as_py())
-        first += len(chunk)
-    return None
 
 
 def _check_field(table: ClipTable, name: str) -> None:
