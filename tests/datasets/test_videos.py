@@ -1,0 +1,139 @@
+"""Tables of one's own: csv, tsv and JSON lines give the same clips, and a slip is named with its row."""
+
+import csv
+import json
+
+import pytest
+
+from vidlang.datasets import videos
+
+CLIPS = [
+    {"video": "kitchen/monday.mp4", "start": 0, "end": 8.5, "text": 'opens, then "closes" it', "label": 3},
+    {"video": "garden.b", "text": " Ça dort\nau soleil ", "label": -1},
+    {"video": "kitchen/monday.mp4", "start": 2.25, "text": "", "label": 0},
+]
+EXPECTED = [
+    {"video": "kitchen/monday", "start": 0.0, "end": 8.5, "texts": ['opens, then "closes" it'], "label": 3},
+    {"video": "garden.b", "start": 0.0, "end": 5.0, "texts": [" Ça dort\nau soleil "], "label": -1},
+    {"video": "kitchen/monday", "start": 2.25, "end": 20.0, "texts": [""], "label": 0},
+]
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store({"kitchen/monday": 20.0, "garden.b": 5.0})
+
+
+@pytest.fixture
+def write(tmp_path):
+    def as_file(suffix, clips, **more):
+        path = tmp_path / f"train{suffix}"
+        if suffix == ".jsonl":
+            path.write_text("".join(f"{json.dumps(clip, ensure_ascii=False)}\n\n" for clip in clips), encoding="utf-8")
+            return path
+        columns = list(dict.fromkeys(name for clip in clips for name in clip))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="", delimiter="\t" if suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(clips)
+        return path
+
+    return as_file
+
+
+@pytest.fixture
+def load(tmp_path, store, rows_of):
+    return lambda **options: rows_of(videos.load("train", root=str(tmp_path), store=store, **options))
+
+
+SUFFIXES = pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+
+
+@SUFFIXES
+def test_every_value_is_read(write, load, suffix):
+    write(suffix, CLIPS)
+    rows = load()
+    assert rows == EXPECTED
+    assert [type(row["label"]) for row in rows] == [int] * 3
+
+
+@SUFFIXES
+def test_a_list_of_videos_is_enough(write, load, suffix):
+    write(suffix, [{"video": "garden.b"}])
+    assert load() == [{"video": "garden.b", "start": 0.0, "end": 5.0, "texts": []}]
+
+
+@SUFFIXES
+def test_unknown_names_are_refused_unless_ignored(write, load, suffix):
+    write(suffix, [{"video": "garden.b", "strat": 1, "url": "x"}])
+    with pytest.raises(ValueError, match=rf"train{suffix}.*: 'strat' is no column of a table .*mean 'start'"):
+        load()
+    assert len(load(ignore=["strat", "url"])) == 1
+
+
+@SUFFIXES
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ({"start": "soon"}, "'start'.* must be a number, found 'soon'"),
+        (
+            {"start": 20, "end": 21},
+            "the clip 20 to 21 s of video 'kitchen/monday' starts after the video's end",
+        ),
+        ({"start": 4, "end": 3}, "the clip 4 to 3 s of video 'kitchen/monday' is none"),
+        ({"video": "kitchen/munday.mp4"}, r"video 'kitchen/munday' is not in .*\(did you mean 'kitchen/monday'\?\)"),
+        ({"label": "x"}, "'label'.* must be a whole number, found 'x'"),
+    ],
+)
+def test_a_wrong_value_is_named(write, load, suffix, clip, message):
+    write(suffix, [CLIPS[0], CLIPS[0] | clip])
+    place = "line 3" if suffix == ".jsonl" else "row 3"
+    with pytest.raises(ValueError, match=f"train{suffix}, {place}.*{message}"):
+        load()
+
+
+@SUFFIXES
+def test_a_table_needs_videos(write, load, suffix):
+    write(suffix, [{"text": "x"}])
+    with pytest.raises(ValueError, match=f"train{suffix}.* no .*'video'"):
+        load()
+
+
+@SUFFIXES
+def test_clips_of_unknown_videos_can_be_left_out(write, load, suffix):
+    write(suffix, [{"video": "gone.mp4"}, {"video": "garden.b"}])
+    assert [row["video"] for row in load(bad_clips="drop")] == ["garden.b"]
+
+
+def test_json_lines_may_hold_lists(write, load):
+    clip = {"video": "garden.b", "texts": ["a", "b"], "verbs": [1, 2], "choices": ["x", "y"], "answer": 1}
+    write(".jsonl", [clip])
+    assert load() == [{**clip, "start": 0.0, "end": 5.0}]
+    for wrong, message in (
+        ({"verbs": [1, "2"]}, "line 1: 'verbs' must be a list of whole numbers, found '2' in it"),
+        ({"choices": [1]}, "line 1: 'choices' must be a text or a list of texts, its item 0 is 1"),
+        ({"text": "c"}, "line 1: give 'text' or 'texts', not both"),
+    ):
+        write(".jsonl", [clip | wrong])
+        with pytest.raises(ValueError, match=message):
+            load()
+
+
+def test_all_lines_have_the_same_keys(write, load):
+    write(".jsonl", [{"video": "garden.b", "label": 1}, {"video": "garden.b", "start": None}])
+    with pytest.raises(ValueError, match="train.jsonl, line 3: its keys are video, start; all lines must"):
+        load()
+    write(".jsonl", ["garden.b"])
+    with pytest.raises(ValueError, match="train.jsonl, line 1: expected an object, found 'garden.b'"):
+        load()
+
+
+def test_csv_has_no_lists(write, load):
+    write(".csv", [{"video": "garden.b", "verbs": "1"}])
+    with pytest.raises(ValueError, match="train.csv: column 'verbs' holds lists, .*; write JSON lines"):
+        load()
+
+
+def test_a_missing_file_tells_what_to_write(load):
+    with pytest.raises(ValueError, match="there is no train.csv or train.tsv or train.jsonl in .*; write it"):
+        load()
