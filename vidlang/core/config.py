@@ -7,6 +7,7 @@ what was found, what exists and how to mend it.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import inspect
@@ -104,6 +105,7 @@ def _check_type(function: Callable[..., Any], key: str, value: Any, what: str) -
         raise ValueError(f"{place} must be {_words(hint)}; found {value!r}")
 
 
+@functools.lru_cache(maxsize=1024)  # data workers check the same few rules for every clip
 def _type_hint(function: Callable[..., Any], key: str) -> Any:
     """The type that `function` asks of one argument; Any where there is no annotation or it has no meaning here.
 
