@@ -25,6 +25,9 @@ import numpy as np
 
 from vidlang.core.config import call, did_you_mean
 
+# The end belongs to what comes next. Stores take a time this close to a frame, in seconds, for that frame's own.
+MARGIN = 1e-5
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -83,8 +86,7 @@ def choose_times(
         raise ValueError(f"views are for testing; with a random generator there is one, got {views}")
     times_T = call(TIMES[name], options, what=f"times {name!r}", rng=rng, scene=scene)
     low, high = (0.0, duration) if name == "whole" and duration is not None else (start, end)
-    # Rounding may reach the end itself, which belongs to the next clip.
-    return np.clip(times_T, low, np.nextafter(high, low))
+    return np.clip(times_T, low, max(low, high - MARGIN))
 
 
 def _segments(rng: np.random.Generator | None, scene: Scene, jitter: float = 1.0) -> np.ndarray:
@@ -177,7 +179,7 @@ def _groups(rng: np.random.Generator | None, scene: Scene, groups: int, rate: fl
     length, run = (scene.end - scene.start) / groups, scene.count // groups
     room = max(0.0, length - run / rate)
     offset_G = np.full(groups, scene.offset(room)) if rng is None else rng.uniform(0.0, room, groups)
-    moments_GT = np.minimum(offset_G[:, None] + (np.arange(run) + 0.5) / rate, length)
+    moments_GT = np.minimum(offset_G[:, None] + (np.arange(run) + 0.5) / rate, max(0.0, length - MARGIN))
     return (scene.start + length * np.arange(groups)[:, None] + moments_GT).reshape(-1)
 
 
