@@ -77,7 +77,7 @@ class Crew:
                 self._workers, per_worker_buffer_size=each(self._prefetch, self._workers)
             )
             dataset = made.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)).mp_prefetch(
-                options, worker_init_fn=functools.partial(_begin_worker, self._marks)
+                options, worker_init_fn=functools.partial(_begin_worker, self._blocks, self._marks)
             )
         else:
             threads = grain.ReadOptions(num_threads=min(1, self._prefetch), prefetch_buffer_size=self._prefetch)
@@ -243,10 +243,11 @@ class _Failed:
 _worker = -1
 
 
-def _begin_worker(marks: Marks, index: int, count: int) -> None:
+def _begin_worker(blocks: Blocks, marks: Marks, index: int, count: int) -> None:
     global _worker
     _worker = index
-    end_with_parent()
+    # A main process that is killed frees nothing.
+    end_with_parent(blocks.clear)
     marks.begin(index)
 
 

@@ -27,18 +27,19 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
 
 
-def end_with_parent() -> None:
-    """To be called first in a helper process."""
+def end_with_parent(last: Callable[[], None] = lambda: None) -> None:
+    """To be called first in a helper process; `last` is called before it ends because its parent has."""
     # Ctrl-C reaches the whole process group; the main process ends its helpers, without their tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A main process that is killed can end nobody; its helpers would wait for ever, and hold their memory.
-    threading.Thread(target=_watch_parent, daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(last,), daemon=True).start()
 
 
-def _watch_parent() -> None:
+def _watch_parent(last: Callable[[], None]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in helper processes only"
     parent.join()
+    last()
     os._exit(1)
 
 
