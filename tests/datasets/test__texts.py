@@ -8,6 +8,7 @@ import pytest
 from vidlang.datasets._texts import (
     bare,
     class_ids,
+    first_end,
     index,
     items,
     naming,
@@ -120,3 +121,10 @@ def test_a_span_is_two_numbers():
         span([1, "2"], "here: 'times'")
     with pytest.raises(ValueError, match="here: 'times' must be two whole numbers, found"):
         span([1, 2.5], "here: 'times'", int)
+
+
+def test_first_seconds_are_a_length_or_everything():
+    assert (first_end(0), first_end(2.5)) == (None, 2.5)
+    for wrong in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"first_seconds must be 0 .all of a clip. or more, found {wrong}"):
+            first_end(wrong)

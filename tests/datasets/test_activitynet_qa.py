@@ -28,7 +28,7 @@ def root(write_json):
 def test_every_value_is_read(root, store, rows_of):
     assert rows_of(activitynet_qa.load("val", root=str(root), store=store)) == [
         {"video": "v_1QIUV7WYKXg", "start": 0.0, "end": 100.0, "texts": ["yes"], "id": "v_1QIUV7WYKXg_3"}
-        | {"question": "is the athlete wearing trousers", "answers": ["yes"], "kind": "yes/no"},
+        | {"question": "is the athlete wearing trousers", "answers": ["yes"], "kind": "yes_no"},
         {"video": "v_-x.0", "start": 0.0, "end": 40.0, "texts": ["café "], "id": "v_-x.0_1"}
         | {"question": ' where, "exactly", ', "answers": ["café "], "kind": "location"},
     ]

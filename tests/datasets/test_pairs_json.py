@@ -40,6 +40,11 @@ def test_paragraphs_join_the_captions(write_json, load):
     assert texts == [['one, "quoted" caption'], ["A man. Ünïcode"], ["an image"]]
 
 
+def test_only_the_first_seconds_are_kept(write_json, load):
+    write_json("my_ret_test.json", PAIRS[:1])
+    assert [load("my_ret_test", first_seconds=seconds)[0]["end"] for seconds in (0, 3.5)] == [10.0, 3.5]
+
+
 def test_rows_of_one_label_share_a_caption(write_json, load):
     items = [{"video": ["a.mp4", "d.mp4"], "caption": "Opening something"}, {"video": "dir/b.c.mp4", "caption": "x"}]
     items.append({"video": "a.mp4", "caption": "Opening something"})

@@ -106,6 +106,13 @@ def index(record: Any, key: str, count: int, where: str) -> int:
     return value
 
 
+def first_end(seconds: float) -> float | None:
+    """Where a clip ends of which only the first seconds are wanted; 0 wants everything."""
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"first_seconds must be 0 (all of a clip) or more, found {seconds}")
+    return seconds or None
+
+
 def paragraph(sentences: Sequence[str], joiner: str) -> str:
     """All sentences as one text; spaces around a sentence are left out, and so are empty sentences."""
     return joiner.join(stripped for sentence in sentences if (stripped := sentence.strip()))

@@ -23,7 +23,7 @@ from pathlib import Path
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._files import field, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
-from vidlang.datasets._texts import items, naming, paragraph, span, texts
+from vidlang.datasets._texts import first_end, items, naming, paragraph, span, texts
 
 FILES = {"train": "train.json", "val1": "val_1.json", "val2": "val_2.json"}
 CLIPS = ("segments", "videos")
@@ -44,19 +44,17 @@ def load(
     """Events (`id` is VIDEO_NUMBER) or whole videos (`id` is the video's name)."""
     choose("split of ActivityNet Captions", split, list(FILES))
     choose("clips of ActivityNet Captions", clips, CLIPS)
-    if first_seconds < 0:
-        raise ValueError(f"first_seconds must be 0 (all of a clip) or more, found {first_seconds}")
-    path, name = published(root, FILES[split], origin=ORIGIN), naming(video_name)
+    path, name, first = published(root, FILES[split], origin=ORIGIN), naming(video_name), first_end(first_seconds)
     options = {"split": split, "clips": clips, "joiner": joiner, "first_seconds": first_seconds}
     options |= {"video_name": video_name, "bad_clips": bad_clips}
 
     def make() -> ClipTable:
-        return _rows(path, name, joiner if clips == "videos" else None, first_seconds).table(store, bad_clips)
+        return _rows(path, name, joiner if clips == "videos" else None, first).table(store, bad_clips)
 
     return cached("activitynet_captions", [path], options, store, make)
 
 
-def _rows(path: Path, name: Callable[[str], str], joiner: str | None, first_seconds: float) -> Rows:
+def _rows(path: Path, name: Callable[[str], str], joiner: str | None, first: float | None) -> Rows:
     rows = Rows(path)
     for place, where, key, entry in items(read_json(path), dict, path, "video"):
         sentences, times = texts(entry, "sentences", where), field(entry, "timestamps", list, where)
@@ -64,13 +62,13 @@ def _rows(path: Path, name: Callable[[str], str], joiner: str | None, first_seco
             raise ValueError(f"{where}: it has {len(sentences)} sentences and {len(times)} timestamps")
         if joiner is not None:
             length = field(entry, "duration", float, where)
-            end = first_seconds if 0 < first_seconds < length else None
+            end = first if first is not None and first < length else None
             rows.add(place, video=name(key), end=end, texts=[paragraph(sentences, joiner)], id=key)
             continue
         for number, (sentence, time) in enumerate(zip(sentences, times, strict=True)):
             start, end = span(time, f"{where}: timestamp {number}")
-            if first_seconds:
-                end = min(end, start + first_seconds)
+            if first is not None:
+                end = min(end, start + first)
             inside = f"{place}, sentence {number}"
             rows.add(inside, video=name(key), start=start, end=end, texts=[sentence], id=f"{key}_{number}")
     return rows

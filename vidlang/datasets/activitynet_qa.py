@@ -24,7 +24,7 @@ from vidlang.datasets._texts import class_ids, index, items, naming, read_answer
 
 SPLITS = ("train", "val", "test")
 # What the numbers of the published types mean; the papers call those from yes/no on "free".
-KINDS = ("motion", "spatial", "temporal", "yes/no", "color", "object", "location", "number", "other")
+KINDS = ("motion", "spatial", "temporal", "yes_no", "color", "object", "location", "number", "other")
 ORIGIN = "ActivityNet-QA's files come from the dataset's repository"
 ANSWERS = "the list of answers comes from Singularity's annotations"
 

@@ -22,7 +22,7 @@ from typing import Any
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._files import field, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
-from vidlang.datasets._texts import bare, items, naming, paragraph, span
+from vidlang.datasets._texts import bare, first_end, items, naming, paragraph, span
 
 SPLITS = ("train", "val", "test")
 CLIPS = ("videos", "moments")
@@ -48,20 +48,18 @@ def load(
     """
     choose("split of DiDeMo", split, SPLITS)
     choose("clips of DiDeMo", clips, CLIPS)
-    if first_seconds < 0:
-        raise ValueError(f"first_seconds must be 0 (the whole video) or more, found {first_seconds}")
-    path, name = published(root, f"{split}_data.json", origin=ORIGIN), naming(video_name)
+    path, name, end = published(root, f"{split}_data.json", origin=ORIGIN), naming(video_name), first_end(first_seconds)
     options = {"split": split, "clips": clips, "joiner": joiner, "first_seconds": first_seconds}
     options |= {"video_name": video_name, "bad_clips": bad_clips}
 
     def make() -> ClipTable:
-        rows = _moments(path, name) if clips == "moments" else _videos(path, name, joiner, first_seconds)
+        rows = _moments(path, name) if clips == "moments" else _videos(path, name, joiner, end)
         return rows.table(store, bad_clips)
 
     return cached("didemo", [path], options, store, make)
 
 
-def _videos(path: Path, name: Callable[[str], str], joiner: str, first_seconds: float) -> Rows:
+def _videos(path: Path, name: Callable[[str], str], joiner: str, end: float | None) -> Rows:
     places: dict[str, str] = {}
     descriptions: dict[str, list[str]] = {}
     for place, where, _, item in items(read_json(path), list, path):
@@ -71,7 +69,7 @@ def _videos(path: Path, name: Callable[[str], str], joiner: str, first_seconds: 
     rows = Rows(path)
     for video, place in places.items():
         text = paragraph(descriptions[video], joiner)
-        rows.add(place, video=name(video), end=first_seconds or None, texts=[text], id=bare(video))
+        rows.add(place, video=name(video), end=end, texts=[text], id=bare(video))
     return rows
 
 

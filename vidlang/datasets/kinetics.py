@@ -2,8 +2,8 @@
 
 | split | clips of Kinetics-400 | file in `root` |
 |---|---|---|
-| train | 240,436 of 246,245 still online; the papers had 241,258 | train.csv |
-| val | 19,796 of 20,000 | val.csv (or validate.csv) |
+| train | 240,436 that are still online (some papers had 241,258) | train.csv |
+| val | 19,796 | val.csv (or validate.csv) |
 
 Such a file is one of two. The official one (from the dataset's pages) has a header with label, youtube_id, time_start
 and time_end; a clip is called YOUTUBEID_000010_000020, and {label} may be part of `video_name`. Or it is a list of

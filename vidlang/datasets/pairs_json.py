@@ -12,7 +12,8 @@ MSRVTT and ActivityNet are the ones that SViTT reports on. Each item is an objec
 
 The protocols are options of `load`. MSR-VTT: as it is. DiDeMo and ActivityNet ("paragraph retrieval"): joiner=" ", all
 captions of a video become one text. Singularity joins them as they are; here spaces around a sentence are left out
-first, since those of ActivityNet would double. SSv2 ("multi vision ground truth"): shared=True.
+first, since those of ActivityNet would double. DiDeMo: first_seconds=30 too. SSv2 ("multi vision ground truth"):
+shared=True.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._files import field, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
-from vidlang.datasets._texts import class_ids, index, items, naming, paragraph, read_answers, texts
+from vidlang.datasets._texts import class_ids, first_end, index, items, naming, paragraph, read_answers, texts
 
 TASKS = ("retrieval", "choice", "questions")
 ORIGIN = "the lists come from Singularity's annotations"
@@ -39,21 +40,23 @@ def load(
     joiner: str | None = None,
     shared: bool = False,
     answers: str = "",
+    first_seconds: float = 0,
     video_name: str = "{video}",
     bad_clips: str = "error",
 ) -> ClipTable:
     """Whole videos (or images) with texts; `id` is the question's, else the published name of the video.
 
     With `shared`, a caption may belong to several videos: `label` numbers the different captions, and all rows of one
-    label are right for its text. `answers` names a list of answers (see `answer_list`) in which the column `answer` is
-    the place of a question's first answer, or -1.
+    label are right for its text. `first_seconds` keeps only that much of each video; 0 keeps everything. `answers`
+    names a list of answers (see `answer_list`) in which the column `answer` is the place of a question's first answer,
+    or -1.
     """
     choose("task of a list", task, TASKS)
-    sources, name = [_path(root, split)], naming(video_name)
+    sources, name, end = [_path(root, split)], naming(video_name), first_end(first_seconds)
     if answers:
         sources.append(_path(root, answers))
     options = {"split": split, "task": task, "joiner": joiner, "shared": shared, "listed": bool(answers)}
-    options |= {"video_name": video_name, "bad_clips": bad_clips}
+    options |= {"first_seconds": first_seconds, "video_name": video_name, "bad_clips": bad_clips}
 
     def make() -> ClipTable:
         rows = Rows(sources[0])
@@ -63,7 +66,7 @@ def load(
             if len(videos) > 1 and not shared:
                 raise ValueError(f"{where}: {len(videos)} videos share a caption; read such a list with shared=True")
             for video in videos:
-                rows.add(place, video=name(video), **{"id": video, **row})
+                rows.add(place, video=name(video), end=end, **{"id": video, **row})
         return rows.table(store, bad_clips)
 
     return cached("pairs_json", sources, options, store, make)
