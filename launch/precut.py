@@ -1,47 +1,167 @@
-"""Cuts a folder of videos into a chunk store.
+"""Cuts videos into a chunk store, checks a store, or makes a store of a folder of chunks that is there already.
 
-    python -m launch.precut --input=VIDEOS --output=STORE --workers=8
+    python -m launch.precut --input=VIDEOS --output=STORE
+    python -m launch.precut --check=STORE
+    python -m launch.precut --adopt=FOLDER --layout=seconds --output=STORE
 
-Takes about 3 s a core for each 15 s of video. Videos that cannot be read are left out, listed in STORE/failed.jsonl,
-and make the exit code 1; without a store it is 2.
+VIDEOS is a folder, a pattern, a list (a csv file with the columns path and, if wanted, name; or a txt file with a path
+a line), or the address of such on an object store. Takes about 3 s a core for each 15 s of video. A run that was
+killed goes on when the same command is given again. Videos that cannot be read are left out, listed in
+STORE/failed.jsonl, and make the exit code 1, as what --check finds does; without a store it is 2.
 """
 
+import os
+import sys
+import time
+import traceback
+from dataclasses import replace
 from fractions import Fraction
 
 from absl import flags
 
 from launch import cli
-from vidlang.data.precut import PrecutSettings, precut
+from vidlang.data.chunks import open_store
+from vidlang.data.encode import ENCODINGS
+from vidlang.data.precut import PrecutSettings, Progress, Report, precut
+from vidlang.data.store_adopt import adopt
 
 HOUSE = PrecutSettings()
-INPUT = flags.DEFINE_string("input", None, "Folder of videos; subfolders are searched too.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "The new store; the folder must not exist.", required=True)
+INPUT = flags.DEFINE_string("input", None, "Videos: a folder, a pattern, a csv or txt list, or an address of such.")
+OUTPUT = flags.DEFINE_string("output", None, "The new store: a folder, or an address on an object store.")
 FPS = flags.DEFINE_string("fps", str(HOUSE.fps), "Frames a second in the store, such as 30 or 30000/1001.")
 SHORT_SIDE = flags.DEFINE_integer("short_side", HOUSE.short_side, "Shorter side in pixels; nothing is enlarged.")
 CHUNK_SECONDS = flags.DEFINE_float("chunk_s", HOUSE.chunk_seconds, "Seconds of a chunk.")
-WORKERS = flags.DEFINE_integer("workers", 1, "Processes that cut videos.")
+ENCODING = flags.DEFINE_enum("encoding", "balanced", list(ENCODINGS), "From few bytes to fast reading.")
+LAYOUT = flags.DEFINE_string("layout", "records", "records, or chunks as files named by seconds or by index.")
+WORKERS = flags.DEFINE_integer("workers", None, "Processes that cut videos; one for each core if not given.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a store that exists.")
+RESTART = flags.DEFINE_bool("restart", False, "Drop what an unfinished run has done.")
+RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "Try again the videos that failed in an unfinished run.")
+VIDEO_TIMEOUT = flags.DEFINE_float("video_timeout", 600.0, "Seconds for one chunk, after which its video is given up.")
+WORK = flags.DEFINE_string("work", None, "Folder for what is unfinished; beside the store if not given.")
+RUNNER = flags.DEFINE_string("runner", None, "Cut with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, ...")
+BEAM_OPTIONS = flags.DEFINE_multi_string("beam_option", [], "An option of Beam, as key=value; any number of them.")
+CHECK = flags.DEFINE_string("check", None, "A store of which every record is read, verified and decoded.")
+ADOPT = flags.DEFINE_string("adopt", None, "A folder of chunks, videos or images that --output is to be the index of.")
+LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 
 
 def main(argv: list[str]) -> None:
-    """Reads the flags, cuts, and says what failed."""
+    """Reads the flags and does one of the three."""
     del argv
+    if CHECK.value is not None:
+        _check(CHECK.value)
+        return
+    source = INPUT.value if ADOPT.value is None else ADOPT.value
+    if not source or not OUTPUT.value:
+        raise ValueError("say which videos, and where the store goes: --input=VIDEOS --output=STORE")
+    if ADOPT.value is not None:
+        _adopt()
+        return
+    line = ProgressLine()
     try:
-        exact = Fraction(FPS.value)
-        fps = int(exact) if exact.denominator == 1 else exact
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"--fps must be a number such as 30 or 30000/1001, got {FPS.value!r}") from None
-    settings = PrecutSettings(chunk_seconds=CHUNK_SECONDS.value, fps=fps, short_side=SHORT_SIDE.value)
-    report = precut(
-        INPUT.value, OUTPUT.value, settings, workers=WORKERS.value, overwrite=OVERWRITE.value, progress=_print
-    )
+        report = _precut(line)
+    except KeyboardInterrupt:
+        line.end()
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise
+    except (*cli.USER_ERRORS, SystemExit):
+        raise
+    except Exception:  # our mistake; the exit code 1 says that there is a store
+        traceback.print_exc()
+        raise SystemExit(2) from None
+    finally:
+        line.end()
     print(f"{len(report.done)} videos in {OUTPUT.value}")
     if report.failed:
         raise SystemExit(f"{len(report.failed)} of the videos could not be read; {OUTPUT.value}/failed.jsonl says why")
 
 
-def _print(line: str) -> None:
-    print(line, flush=True)
+def _precut(line: "ProgressLine") -> Report:
+    settings = PrecutSettings(CHUNK_SECONDS.value, _fps(), SHORT_SIDE.value, replace(ENCODINGS[ENCODING.value]))
+    options = {
+        "layout": LAYOUT.value,
+        "overwrite": OVERWRITE.value,
+        "restart": RESTART.value,
+        "retry_failed": RETRY_FAILED.value,
+        "video_timeout": VIDEO_TIMEOUT.value,
+        "work": WORK.value,
+        "progress": line,
+    }
+    if RUNNER.value is None:
+        return precut(INPUT.value, OUTPUT.value, settings, workers=_workers(), **options)
+    from vidlang.data.beam import precut_with_beam
+
+    return precut_with_beam(
+        INPUT.value, OUTPUT.value, settings, runner=RUNNER.value, beam_options=BEAM_OPTIONS.value, **options
+    )
+
+
+def _fps() -> int | Fraction:
+    try:
+        exact = Fraction(FPS.value)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"--fps must be a number such as 30 or 30000/1001, got {FPS.value!r}") from None
+    return int(exact) if exact.denominator == 1 else exact
+
+
+def _workers() -> int:
+    return len(os.sched_getaffinity(0)) if WORKERS.value is None else WORKERS.value
+
+
+class ProgressLine:
+    """Shows how far a precut is: one line in place on a terminal, else a line every half minute; failures at once."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._shown, self._failures, self._open = -LINE_SECONDS, 0, False
+
+    def __call__(self, progress: Progress) -> None:
+        for failure in progress.failures[self._failures :]:
+            self.end()
+            print(f"failed ({failure.kind}): {failure.file}: {failure.reason}", flush=True)
+        self._failures = len(progress.failures)
+        now = time.monotonic()
+        if progress.finished or now - self._shown > (0.2 if self._terminal else LINE_SECONDS):
+            self._shown = now
+            if self._terminal:
+                print(f"\r\033[K{progress.line()}", end="", flush=True)
+                self._open = True
+            else:
+                print(progress.line(), flush=True)
+
+    def end(self) -> None:
+        """Leaves the line on the terminal that it was written on."""
+        if self._open:
+            print(flush=True)
+            self._open = False
+
+
+def _check(store: str) -> None:
+    found = 0
+    opened = open_store(store)
+    for problem in opened.problems(workers=_workers()):
+        print(problem, flush=True)
+        found += 1
+    if found:
+        raise SystemExit(f"{found} things are wrong with {store}")
+    print(f"{opened}: nothing is wrong")
+
+
+def _adopt() -> None:
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    report = adopt(ADOPT.value, OUTPUT.value, LAYOUT.value, workers=_workers(), progress=say, overwrite=OVERWRITE.value)
+    for name, what in report.notes:
+        print(f"note: {name}: {what}")
+    for file in report.foreign:
+        print(f"left out, not of this layout: {file}")
+    print(f"{report.videos} videos in {OUTPUT.value}")
+    if report.refused:
+        for name, kind, reason in report.refused:
+            print(f"refused ({kind}): {name}: {reason}")
+        raise SystemExit(f"{len(report.refused)} of the videos could not be read")
 
 
 if __name__ == "__main__":

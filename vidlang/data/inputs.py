@@ -1,7 +1,8 @@
 """Which videos to cut: a folder, a pattern, a list in a file, pairs in memory, here or on an object store.
 
 A video's name in the store is its path inside the folder (or behind the fixed part of the pattern) without the suffix,
-the file's name without the suffix in a list, or what the list says. Videos come ordered by name.
+the file's name without the suffix in a list, or what the list says. Files of a folder that would share a name, such as
+a.mp4 and a.mkv, keep their suffixes. Videos come ordered by name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import os
 import posixpath
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +69,12 @@ def _local(place: str) -> list[tuple[str, str]]:
         found = list(_walk(place))
         if not found:
             raise ValueError(f"there are no videos in {place!r}: no file ends in {', '.join(sorted(SUFFIXES))}")
-        return [(_name(file, place), file) for file in found]
+        return _named(found, place)
     if glob.has_magic(place):
         found = [file for file in glob.glob(place, recursive=True) if os.path.isfile(file)]
         if not found:
             raise ValueError(f"no file matches the pattern {place!r}")
-        return [(_name(file, _fixed_part(place)), file) for file in found]
+        return _named(found, _fixed_part(place))
     raise ValueError(f"there is no folder {place!r}, nor a file, a list or a pattern of files")
 
 
@@ -107,7 +109,7 @@ def _remote(address: str) -> list[tuple[str, str]]:
         raise ValueError(f"the videos at {address!r} cannot be listed: {error}") from error
     if not found:
         raise ValueError(f"there are no videos at {address!r}")
-    return [(_name(file, root), system.unstrip_protocol(file)) for file in found]
+    return [(name, system.unstrip_protocol(file)) for name, file in _named(found, root)]
 
 
 def _listed(content: bytes, place: str, folder: str) -> list[tuple[str, str]]:
@@ -133,8 +135,11 @@ def _listed(content: bytes, place: str, folder: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _name(file: str, root: str) -> str:
-    return posixpath.splitext(posixpath.relpath(file, root or "."))[0]
+def _named(files: list[str], root: str) -> list[tuple[str, str]]:
+    inside = [posixpath.relpath(file, root or ".") for file in files]
+    short = [posixpath.splitext(path)[0] for path in inside]
+    shared = {name for name, count in Counter(short).items() if count > 1}
+    return [(path if name in shared else name, file) for path, name, file in zip(inside, short, files, strict=True)]
 
 
 def _fixed_part(pattern: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from vidlang.data.spool import Failure
+from vidlang.data.spool import Failure, Outcome
 
 
 @dataclass
@@ -25,6 +25,14 @@ class Progress:
     read: int = 0  # bytes of source files
     left: int = 0  # bytes of source files when it began
     began: float = field(default_factory=time.monotonic)
+
+    def add(self, outcome: Outcome) -> None:
+        """Counts what became of a video."""
+        self.done += 1
+        self.written += outcome.size
+        self.hours += outcome.seconds / 3600
+        if outcome.failure:
+            self.failures.append(outcome.failure)
 
     def eta(self) -> float | None:
         """Seconds to go, by the bytes of the source files, or by their number; None before the first is done."""

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vidlang.data import folders, record_writer, spool
 from vidlang.data.assembling import Batch, Planner, check_layout, unpack, write_files, write_shard
@@ -117,9 +118,7 @@ class Run:
     def note(self, number: int, outcome: Outcome) -> None:
         """Notes what became of a video."""
         self.work.add(number, outcome)
-        self._count(outcome)
-        progress, source = self.progress, self.work.videos[number].size
-        progress.cut, progress.read = progress.cut + 1, progress.read + source
+        self._count(number)
 
     def ready(self) -> Iterator[Batch]:
         """What can be written now."""
@@ -129,13 +128,23 @@ class Run:
         """Writes all that can be written now."""
         for batch in self.ready():
             if self.plan.layout == "records":
-                line = write_shard(self.work.spool, self.work.store, batch)
-                for name in line["files"]:
-                    self.target.keep(name)
+                self.log(write_shard(self.work.spool, self.work.store, batch))
             else:
                 seconds = self.plan.settings.chunk_seconds
-                line = write_files(self.work, batch.numbers[0], self.plan.layout, seconds)
-            self.work.log(line)
+                self.work.log(write_files(self.work, batch.numbers[0], self.plan.layout, seconds))
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Brings a shard that is written to where it stays, and notes it."""
+        for name in line["files"]:
+            self.target.keep(name)
+        self.work.log(line)
+
+    def collect(self) -> None:
+        """Takes up what others have put into the spool."""
+        before = set(self.work.outcomes)
+        self.work.collect()
+        for number in self.work.outcomes.keys() - before:
+            self._count(number)
 
     def finish(self) -> Report:
         """Writes index and header and gives the store its name; ValueError when no video could be read."""
@@ -180,17 +189,14 @@ class Run:
             progress.hours += sum(row["duration"] for row in line["rows"]) / 3600
             progress.written += line.get("stored", 0) or sum(line["files"].values())
         for outcome in work.outcomes.values():
-            self._count(outcome, progress)
+            progress.add(outcome)
         progress.left = sum(work.videos[number].size for number in work.missing())
         return progress
 
-    def _count(self, outcome: Outcome, progress: Progress | None = None) -> None:
-        new = progress is None
-        progress = progress or self.progress
-        progress.done += 1
-        progress.written += outcome.size
-        progress.hours += outcome.seconds / 3600
-        if outcome.failure:
-            progress.failures.append(outcome.failure)
-        if new:
-            progress.seconds += outcome.seconds
+    def _count(self, number: int) -> None:
+        """Counts a video that this run has cut."""
+        outcome, progress = self.work.outcomes[number], self.progress
+        progress.add(outcome)
+        progress.seconds += outcome.seconds
+        progress.cut += 1
+        progress.read += self.work.videos[number].size

@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from vidlang.data.cutting import CutVideo, PrecutSettings, cut_chunks
 from vidlang.data.failures import BrokenVideo
 from vidlang.data.inputs import DiskError, Input, disk, local_copy, writing
+from vidlang.data.remote import is_address
 from vidlang.data.store_index import checksum
 
 
@@ -59,6 +60,11 @@ class CutJob:
     video: Input
     settings: PrecutSettings
     spool: Path
+
+    def absolute(self) -> CutJob:
+        """The same job for a process that works in another folder."""
+        path = self.video.path if is_address(self.video.path) else os.path.abspath(self.video.path)
+        return replace(self, video=replace(self.video, path=path), spool=self.spool.resolve())
 
 
 def chunk_row(video: CutVideo, checksums: Sequence[str]) -> dict[str, Any]:

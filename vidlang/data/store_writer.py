@@ -93,7 +93,7 @@ def close_store(folder: Path, lines: Iterable[Mapping[str, Any]], settings: Mapp
     if layout == "records":
         write_metadata(folder, list(shards.values()), stored)
     else:
-        more = {"kind": "chunk_files", "layout": layout, "root": "."}
+        more = {"kind": "chunk_files", "layout": layout, "root": ".", "cut_seconds": settings["chunk_seconds"]}
     write_header(folder, videos=len(seen), content_hash=content.hexdigest(), settings=settings, shards=shards, **more)
     for name in ("index.arrow", "store.json"):
         sync(folder / name)

@@ -1,0 +1,110 @@
+"""The same store by an Apache Beam pipeline: DirectRunner here, or Dataflow, Flink or Spark on many machines.
+
+Workers cut videos into the spool, which has to lie on a file system that all of them see under the same path. From what
+is there the shards are planned as they always are, and a second pipeline writes them in parallel. Nothing of it is
+particular to Beam but who does the work, so a run may be killed, and taken up with or without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidlang.data.assembling import Batch, write_shard
+from vidlang.data.cutting import PrecutSettings
+from vidlang.data.processes import Lost, run_jobs
+from vidlang.data.progress import Progress
+from vidlang.data.run import Plan, Report, Start, begin
+from vidlang.data.spool import CutJob, cut_to_spool, enter, failed
+
+
+def precut_with_beam(
+    inputs: str | Path | Sequence[tuple[str, str | Path]],
+    output: str | Path,
+    settings: PrecutSettings,
+    *,
+    runner: str,
+    beam_options: Sequence[str] = (),
+    layout: str = "records",
+    overwrite: bool = False,
+    restart: bool = False,
+    retry_failed: bool = False,
+    video_timeout: float | None = None,
+    work: str | Path | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Report:
+    """As `precut`, by a Beam runner; `beam_options` are its options as "key=value".
+
+    `video_timeout` also takes a process of its own for each video, so that one that dies is listed as failed.
+    """
+    pipeline = _pipeline(runner, beam_options)
+    with begin(inputs, output, work, Plan(settings, layout), Start(overwrite, restart, retry_failed)) as run:
+        cut = functools.partial(_cut, video_timeout=video_timeout)
+        _each(pipeline, "cut", [job.absolute() for job in run.jobs()], cut)
+        run.collect()
+        progress(run.progress)
+        if layout == "records":
+            batches, lines = list(run.ready()), run.work.root.resolve() / "lines"
+            lines.mkdir(exist_ok=True)
+            spool, store = run.work.spool.resolve(), run.work.store.resolve()
+            _each(pipeline, "write", batches, functools.partial(_write, spool=spool, store=store, lines=lines))
+            for batch in batches:
+                run.log(json.loads((lines / f"{batch.shard}.json").read_text()))
+        report = run.finish()
+        run.progress.finished = True
+        progress(run.progress)
+        return report
+
+
+def _pipeline(runner: str, options: Sequence[str]) -> Callable[[], Any]:
+    """What makes a new pipeline; ValueError when Beam is absent or does not take the options."""
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ValueError("--runner needs Apache Beam, which is not installed: pip install 'vidlang[beam]'") from error
+    for option in options:
+        if "=" not in option:
+            raise ValueError(f"an option of Beam is given as key=value, got {option!r}")
+    # Given as a list, for else they are looked for in our own command line.
+    parsed = PipelineOptions([f"--runner={runner}", *(f"--{option.removeprefix('--')}" for option in options)])
+    return lambda: beam.Pipeline(options=parsed)
+
+
+def _each(pipeline: Callable[[], Any], name: str, items: Sequence[Any], function: Callable[[Any], Any]) -> None:
+    """Calls the function for each item, wherever the runner does it, and waits for all."""
+    if not items:
+        return
+    import apache_beam as beam
+
+    with pipeline() as p:
+        # A reshuffle keeps the items from being fused into one task with their creation.
+        _ = p | f"Items to {name}" >> beam.Create(items) | beam.Reshuffle() | f"{name}" >> beam.Map(function)
+
+
+def _cut(job: CutJob, video_timeout: float | None) -> None:
+    """Cuts one video into the spool, unless a task that was given up has done it already."""
+    if (job.spool / f"{job.number:07d}").exists():
+        return
+    if video_timeout is None:
+        cut_to_spool(job, _no_sign)
+        return
+    for _, answer in run_jobs(cut_to_spool, [job], workers=1, silence=video_timeout):
+        if isinstance(answer, Lost):
+            part = job.spool / f"{job.number:07d}.part-lost-{os.getpid()}"
+            enter(job.spool, job.number, part, failed(job.video, answer.kind, answer.reason))
+
+
+def _write(batch: Batch, spool: Path, store: Path, lines: Path) -> None:
+    """Writes one shard, and what the journal is to say of it beside."""
+    part = lines / f"{batch.shard}.part-{os.getpid()}"
+    part.write_text(json.dumps(write_shard(spool, store, batch)))
+    os.replace(part, lines / f"{batch.shard}.json")
+
+
+def _no_sign(news: Any) -> None:
+    """Nobody listens in a pipeline."""
