@@ -176,7 +176,7 @@ def test_a_wrong_line_is_named(lines, tmp_path, clips, change, message):
             lambda clip: clip.update(video_start_sec=1000),
             "video 0, clip 0, annotation 0, query 0: the clip 1000 to 500 s",
         ),
-        (lambda clip: clip.pop("clip_uid"), "nlq_val.json, video 0, clip 0: there is no 'clip_uid'; found"),
+        (lambda clip: clip.pop("clip_uid"), "nlq_val.json, video 0, clip 0: there is no 'clip_uid' .did you mean"),
         (lambda clip: clip.update(annotations=None), "video 0, clip 0: 'annotations' must be a list, found None"),
         (lambda clip: clip.update(annotations=[3]), "clip 0, annotation 0: 'annotation' must be an object, found 3"),
         (
