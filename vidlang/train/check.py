@@ -118,9 +118,10 @@ def _draw(spec: ClipSpec, rng: np.random.Generator | None) -> None:
         with _named(f"clip.{name}"):
             try:
                 if name == "times":
-                    choose_times(rng, 0.0, 1.0, spec.frames, **rule)
+                    views = spec.views if rng is None else 1
+                    choose_times(rng, 0.0, 1.0, spec.frames, views=views, duration=1.0, source_fps=1.0, **rule)
                 else:
-                    choose_crop(rng, 64, 64, **rule)
+                    choose_crop(rng, 64, 64, views=spec.crops if rng is None else 1, **rule)
             except (TypeError, IndexError) as error:  # an option of another kind than the rule computes with
                 raise ValueError(f"the options {dict(rule)} cannot be used: {error}") from error
 
