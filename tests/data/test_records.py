@@ -3,6 +3,8 @@
 import contextlib
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -60,6 +62,72 @@ def test_records_are_numbered_through_the_shards(tmp_path, monkeypatch):
     for number in (-1, 11):
         with pytest.raises(RecordError, match=f"no record {number} among 11"):
             reader.read(number)
+
+
+def test_the_shards_read_last_stay_open_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "OPEN_SHARDS", 2)
+    opened = []
+    original = RecordReader._opened
+    monkeypatch.setattr(RecordReader, "_opened", lambda self, shard: opened.append(shard) or original(self, shard))
+    reader = RecordReader(LocalFolder(tmp_path), write_shards(tmp_path, [b"a"] * 4, 1))
+    for number in (0, 1, 0, 2, 0, 2, 1):
+        reader.read(number)
+        assert len(reader._open) <= 2
+    assert opened == [0, 1, 2, 1]  # 0 was read again before 2 came, so 1 had to go
+    reader.forget(1)
+    reader.read(1)
+    assert opened == [0, 1, 2, 1, 1]
+
+
+def test_threads_may_open_and_close_shards_under_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "OPEN_SHARDS", 1)
+    contents = [bytes([number]) * 100 for number in range(12)]
+    reader, wrong = RecordReader(LocalFolder(tmp_path), write_shards(tmp_path, contents, 2)), []
+
+    def read(seed):
+        for number in np.random.default_rng(seed).integers(0, 12, 150).tolist():
+            try:
+                if reader.read(number)["mp4"] != [contents[number]]:
+                    wrong.append(number)
+                if number == 5:
+                    reader.forget(number)
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"\xff" * 2_000_000,  # a number without an end
+        b"\x0a" + b"\x80" * 1_000_000 + b"\x01",
+        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f",  # longer than anything
+        b"\x08\x00" * 1_000_000,  # a million fields
+        b"\x0a\x00" * 1_000_000,
+        b"\x0b" * 100,  # groups, which nobody writes
+    ],
+)
+def test_a_hostile_record_is_refused_at_once(hostile):
+    start = time.process_time()
+    with pytest.raises(RecordError, match="not a tf.Example"):
+        parse_example(hostile)
+    assert time.process_time() - start < 1
+
+
+def test_a_number_list_without_end_is_refused():
+    values = b"\x01" * 200_000
+    wire = b""
+    for number, content in ((1, values), (3, None), (2, None), (1, None), (1, None)):
+        content = wire if content is None else content
+        name = b"\x0a\x01a" if number == 2 else b""
+        size = len(content)
+        wire = name + bytes([number << 3 | 2, size & 127 | 128, size >> 7 & 127 | 128, size >> 14]) + content
+    with pytest.raises(RecordError, match="not a tf.Example"):
+        parse_example(wire)
 
 
 def test_own_examples_are_what_protobuf_reads():

@@ -152,23 +152,20 @@ class ChunkStore:
         frames_T = np.clip(self._frames_at(row, times_T, info), 0, info.frames - 1)
         ends = np.cumsum(self.cell("chunk_frames", row).values.to_numpy())
         chunks_T = np.searchsorted(ends, frames_T, side="right")
-        options: dict[str, Any] = {} if pixels == "rgb" else {"pixels": pixels}
-        if deadline is not None:
-            options["deadline"] = deadline
         for chunk in np.unique(chunks_T).tolist():
             here_T = chunks_T == chunk
             ranks = frames_T[here_T] - (ends[chunk - 1] if chunk else 0)
             # Most clips lie in one chunk and are written where they belong at once.
             target = clip if here_T.all() else np.empty((len(ranks), *clip.shape[1:]), np.uint8)
-            self._decode_part(row, chunk, (ranks, crop, size, target), options)
+            self._decode_part(row, chunk, (ranks, crop, size, target), pixels, deadline)
             if target is not clip:
                 clip[here_T] = target
         return clip
 
-    def _decode_part(self, row: int, chunk: int, asked: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def _decode_part(self, row: int, chunk: int, asked: tuple[Any, ...], pixels: str, deadline: float | None) -> None:
         content = self.read_chunk(row, chunk)
         try:
-            self.decode_chunk(content, *asked, **options)
+            self.decode_chunk(content, *asked, pixels=pixels, deadline=deadline)
         except BrokenVideo as error:
             raise BrokenVideo(f"{self._where(row, chunk)}: {error}", error.kind) from error
         except ValueError as error:
@@ -200,10 +197,12 @@ class ChunkStore:
         crop: CropBox,
         size: tuple[int, int],
         clip: np.ndarray,
-        **options: Any,
-    ) -> np.ndarray:
+        *,
+        pixels: str,
+        deadline: float | None,
+    ) -> None:
         """Writes frames of one chunk, by their places in it, to an array."""
-        return decode(content, ranks, crop, size, clip, **options)
+        decode(content, ranks, crop, size, clip, pixels=pixels, deadline=deadline)
 
     def _forget(self, row: int, chunk: int) -> None:
         """Lets go of what is open of a chunk."""

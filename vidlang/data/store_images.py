@@ -43,14 +43,13 @@ class _Images(ChunkStore):
         size: tuple[int, int],
         clip: np.ndarray,
         *,
-        pixels: str = "rgb",
-        deadline: float | None = None,
-    ) -> np.ndarray:
+        pixels: str,
+        deadline: float | None,
+    ) -> None:
         """One image, as often as it was asked for."""
         check_deadline(deadline)
         (frame,) = _frames(content, 1)
         Cutter().paste(frame, quarter_turns(frame), crop, clip, list(range(len(ranks))), pixels)
-        return clip
 
 
 class ImageFileStore(_Images, FileStore):
