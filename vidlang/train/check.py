@@ -113,7 +113,7 @@ def _check_clips(stage: Stage, mesh: Mesh) -> list[ClipSpec]:
 def _draw(spec: ClipSpec, rng: np.random.Generator | None) -> None:
     """Chooses the frames of a clip that does not exist, as its rules would; evaluations draw nothing."""
     if spec.text_length < 3:
-        raise ValueError(f"clip.text_length is {spec.text_length}; [CLS], a word and [SEP] need at least 3")
+        raise ValueError(f"clip.text_length is {spec.text_length}; a begin, a word and an end need at least 3")
     for name, rule in {"times": spec.times, "crop": spec.crop}.items():
         with _named(f"clip.{name}"):
             try:
