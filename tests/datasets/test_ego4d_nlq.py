@@ -120,7 +120,7 @@ def lines():
             "duration": durations[uid],
             "video_id": uid,
             "query_type": "nlq",
-            "timestamps": [[first, last]],
+            "timestamps": [[first or -0.5, last]],
         }
         for uid, _, _, first, last, texts, key, _, _ in IN_CLIPS
     ]
