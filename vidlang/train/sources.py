@@ -176,14 +176,12 @@ def batch_fields(stage: Stage, clips: Sequence[ClipTable] | None) -> dict[Shape,
 
 
 def counter(stream: Batches, clips: Sequence[ClipTable], max_share: float) -> Callable[[Batch], dict[str, float]]:
-    """Counts broken clips, each source's for itself: too many of one must not hide behind the others."""
-    broken = [BrokenClips(table, max_share) for table in clips]
+    """Looks at each host batch and returns what a training writes down: broken clips by kind, workers begun anew."""
+    broken = BrokenClips(clips, max_share)
 
     def count(batch: Batch) -> dict[str, float]:
-        for number, one in enumerate(broken):
-            rows = batch["source_B"] == number if "source_B" in batch else slice(None)
-            one.update({name: batch[name][rows] for name in ("index_B", "broken_B", "broken_kind_B")})
-        return {"broken_clips": sum(one.broken for one in broken), "worker_restarts": stream.restarts}
+        broken.update(batch)
+        return {**broken.metrics(), "worker_restarts": stream.restarts}
 
     return count
 
