@@ -7,11 +7,14 @@ from dataclasses import replace
 import grain
 import numpy as np
 import pytest
+from PIL import Image
 
 from vidlang.data.chunks import open_store
+from vidlang.data.clips import ClipTable
 from vidlang.data.mixture import Quotas, Source, mixture_stream, source_seed
 from vidlang.data.pipeline import ClipSpec, train_stream
 from vidlang.data.plan import TrainPlanner
+from vidlang.data.store_adopt import adopt
 from vidlang.data.tokenizer import Tokenizer
 
 SPEC = ClipSpec(3, 16, {"name": "segments"}, {"name": "random_resized"}, 6)
@@ -153,6 +156,21 @@ def test_whole_batches_may_have_shapes_of_their_own(tiny_table, tiny_tokenizer):
     assert sum(batch["source_B"][0] == 1 for batch in batches) == pytest.approx(8, abs=1)
     with pytest.raises(ValueError, match="Sources 0 and images .* clip.frames is 3 and 1.*mixing='batches'"):
         take(sources, tokenizers, 1)
+
+
+def test_an_image_among_videos_stands_still(tiny_table, tiny_tokenizer, tmp_path):
+    (tmp_path / "files").mkdir()
+    for k in range(3):
+        Image.fromarray(np.full((48, 64, 3), 60 + 60 * k, np.uint8)).save(tmp_path / "files" / f"{k}.png")
+    adopt(tmp_path / "files", tmp_path / "store", "images")
+    names = list(open_store(tmp_path / "store").videos)
+    columns = {"video": names, "start": [0.0] * 3, "end": [1.0] * 3, "texts": [["first 1"]] * 3}
+    images = ClipTable.from_columns(columns, store=tmp_path / "store")
+    for batch in take([Source(tiny_table, SPEC), Source(images, SPEC)], tiny_tokenizer, 4):
+        for source, row, video_THWC in zip(batch["source_B"], batch["index_B"], batch["video_BTHWC"], strict=True):
+            if source == 1:
+                np.testing.assert_allclose(video_THWC.astype(float), 60 + 60 * row, atol=2)
+        assert (batch["broken_B"] == -1).all()
 
 
 @pytest.mark.parametrize(

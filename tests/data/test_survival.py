@@ -1,5 +1,6 @@
 """Whatever happens to its workers, a stream gives the batches that it would have given, and leaves nothing behind."""
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from vidlang.data.blocks import shared_folder
+from vidlang.data.blocks import Blocks, shared_folder
 from vidlang.data.patience import Patience
 from vidlang.data.pipeline import ClipSpec, train_stream
 from vidlang.data.stream import Batches
@@ -137,6 +138,31 @@ def test_batches_outlive_their_stream():
         one = next(batches)
         assert len(left_behind()) >= 1
     assert one["number_B"].tolist() == [0, 1, 2, 3] and one["number_B"].flags.writeable
+
+
+def test_a_block_lives_as_long_as_its_arrays():
+    blocks = Blocks()
+    layout = {"one_B": ((3,), np.dtype(np.int8)), "two_BT": ((3, 5), np.dtype(np.float64))}
+    block, made = blocks.make(layout)
+    made["one_B"][:], made["two_BT"][:] = 7, np.arange(15).reshape(3, 5)
+    taken = blocks.take(block)
+    assert not left_behind()
+    np.testing.assert_array_equal(taken["two_BT"], np.arange(15).reshape(3, 5))
+    taken["one_B"][1] = 9
+    assert made["one_B"].tolist() == [7, 9, 7]
+    assert all(array.flags.c_contiguous and array.ctypes.data % 64 == 0 for array in taken.values())
+    blocks.make(layout)
+    assert len(left_behind()) == 1
+    blocks.clear()
+
+
+def test_no_room_for_a_block_is_said_and_not_died_of(monkeypatch):
+    def full(handle, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(MemoryError, match="No room for a batch of 8.0 MB.*--shm-size"):
+        Blocks().make({"one_B": ((10**6,), np.dtype(np.float64))})
 
 
 def test_patience_must_make_sense():

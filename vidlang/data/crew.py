@@ -195,7 +195,8 @@ class Marks:
     def make(self) -> None:
         """Writes the file, with no worker at anything."""
         np.full((self.workers, 3), self._IDLE, np.int64).tofile(self.path)
-        self._mapped = None
+        # Mapped now, for the file may be removed while the clock is watched.
+        self._mapped = np.memmap(self.path, np.int64, "r+", shape=(self.workers, 3))
 
     def pids(self) -> list[int]:
         """The workers' processes; -1 where one has not begun."""
