@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from vidlang.data.crops import CropBox
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.failures import KINDS, BrokenVideo
 from vidlang.data.store_adopt import adopt
-from vidlang.data.store_index import stamp
+from vidlang.data.store_index import checksum, is_intact, stamp
 from vidlang.data.store_writer import CutVideo, write_store
 
 FPS, FULL, SIZE = 8, CropBox(0, 0, 32, 48), (16, 16)
@@ -120,3 +121,36 @@ def test_names_in_a_store_do_not_lead_out_of_it(copy, tmp_path):
     with pytest.raises(ValueError, match="no good checksum of index.arrow"):
         open_store(tmp_path / "s")
     assert os.path.exists(tmp_path / "f" / "v" / "0.mp4")
+
+
+def test_checksums_tell_every_flipped_bit_and_older_ones_are_still_read():
+    content = np.random.default_rng(0).bytes(300)
+    older = hashlib.blake2b(content, digest_size=16).hexdigest()
+    assert checksum(content) == older + f"{zlib.crc32(content):08x}"
+    for known in (checksum(content), older):
+        assert is_intact(content, known) and is_intact(memoryview(content), known)
+        for bit in range(8 * len(content)):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            assert not is_intact(bytes(flipped), known)
+        assert not is_intact(content[:-1], known) and not is_intact(b"", known)
+    assert not is_intact(content, "") and not is_intact(content, "0" * 40)
+
+
+def test_a_store_of_the_first_days_is_read(copy):
+    """Without a kind, a stamp of the index, and a CRC."""
+    expected = open_store(copy).decode("one", np.array([0.0, 0.6]), FULL, SIZE)
+    with pa.memory_map(str(copy / "index.arrow")) as file:
+        table = pa.ipc.open_file(file).read_all()
+        row, schema = table.to_pylist()[0], table.schema
+    row["checksum"] = [known[:32] for known in row["checksum"]]
+    with pa.OSFile(str(copy / "index.new"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        writer.write_table(pa.Table.from_pylist([row], schema))
+    (copy / "index.new").replace(copy / "index.arrow")
+    header = json.loads((copy / "store.json").read_text())
+    header = {name: header[name] for name in ("format_version", "videos", "settings", "shards")}
+    header["content_hash"] = hashlib.blake2b(json.dumps(row).encode(), digest_size=16).hexdigest()
+    (copy / "store.json").write_text(json.dumps(header))
+    store = open_store(copy)
+    assert store.kind == "records" and not list(store.problems())
+    np.testing.assert_array_equal(store.decode("one", np.array([0.0, 0.6]), FULL, SIZE), expected)

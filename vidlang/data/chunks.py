@@ -30,7 +30,7 @@ from vidlang.data.failures import BrokenVideo, StoreAway
 from vidlang.data.pixels import clip_shape
 from vidlang.data.remote import Folder, open_folder
 from vidlang.data.store_header import check_expected, read_header
-from vidlang.data.store_index import checksum, load_index
+from vidlang.data.store_index import is_intact, load_index
 from vidlang.data.store_names import Names
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class ChunkStore:
             raise BrokenVideo(f"{self._where(row, chunk)} is not as the index says: {error}") from error
 
     def check(self) -> None:
-        """Looks whether all files are there, and reads the last chunk; damage elsewhere shows when it is read."""
+        """Reads the last chunk of the store; damage elsewhere shows when it is read, or is found by `problems`."""
         self.read_chunk(len(self) - 1, self.cell("chunks", len(self) - 1).as_py() - 1)
 
     def problems(self, progress: Any = None, workers: int = 1) -> Iterator[Problem]:
@@ -214,7 +214,6 @@ class ChunkStore:
 
     def read_chunk(self, row: int, chunk: int) -> bytes | memoryview:
         """As `read`, by the video's place among `videos` and perhaps without a copy."""
-        where = self._where(row, chunk)
         for attempt in range(2):
             try:
                 content = self._content(row, chunk)
@@ -227,6 +226,7 @@ class ChunkStore:
             if attempt == 0:
                 self._forget(row, chunk)
         self.require_present()
+        where = self._where(row, chunk)
         if reason is None:
             message, kind = f"{where} is damaged: its checksum is not the one it was written with", "damaged"
         elif isinstance(reason, BrokenVideo):
@@ -238,7 +238,7 @@ class ChunkStore:
         raise BrokenVideo(message, kind) from reason
 
     def _intact(self, content: bytes | memoryview, row: int, chunk: int) -> bool:
-        return checksum(content) == self.cell("checksum", row)[chunk].as_py()
+        return is_intact(content, self.cell("checksum", row)[chunk].as_py())
 
     def require_present(self) -> None:
         """Raises StoreAway where the store as a whole cannot be reached."""

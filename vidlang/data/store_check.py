@@ -22,7 +22,7 @@ from vidlang.data.failures import BrokenVideo
 from vidlang.data.processes import worker_pool
 from vidlang.data.store_files import VideoStore
 from vidlang.data.store_images import ImageFileStore, ImageRecordStore, image_size
-from vidlang.data.store_index import ContentHash
+from vidlang.data.store_index import ContentHash, checksum
 from vidlang.data.store_records import RecordStore
 
 ROWS_AT_ONCE = 16
@@ -141,6 +141,9 @@ def _video_problems(store: ChunkStore, row: int) -> Iterator[Problem]:
 def _differences(store: ChunkStore, row: int, chunk: int, content: bytes | memoryview) -> Iterator[str]:
     """How a chunk that reads well differs from what is said of it; BrokenVideo when it does not decode."""
     info = store.info(store.videos[row])
+    written = store.cell("checksum", row)[chunk].as_py()
+    if not checksum(content).startswith(written):
+        yield "its checksum is not the one it was written with"
     expected = (store.cell("chunk_frames", row)[chunk].as_py(), info.height, info.width)
     if isinstance(store, ImageFileStore | ImageRecordStore):
         found = (1, *image_size(bytes(content)))

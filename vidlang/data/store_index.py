@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,7 @@ FILE_SCHEMA = pa.schema(
 )
 TIMES_SCHEMA = pa.schema([("times", pa.list_(pa.float64()))])
 ROWS_AT_ONCE = 1024
+CHECKSUM_LETTERS = 40
 MAPPED_FROM = 16 << 20  # bytes
 
 
@@ -190,6 +192,17 @@ def _check_stamp(source: pa.Buffer, known: Mapping[str, Any] | None, damaged: st
         raise ValueError(f"{damaged} is not the one that store.json was written for")
 
 
-def checksum(mp4: bytes | memoryview) -> str:
-    """What a chunk's bytes are held against when they are read."""
-    return hashlib.blake2b(mp4, digest_size=16).hexdigest()
+def checksum(content: bytes | memoryview) -> str:
+    """What a chunk's bytes are held against: BLAKE2b, which tells what they are, then CRC-32, which reading compares.
+
+    To hash a chunk costs a quarter of decoding a clip of it, and a CRC a seventh of that. It misses one random damage
+    in four thousand million, and of single flipped bits none.
+    """
+    return f"{hashlib.blake2b(content, digest_size=16).hexdigest()}{zlib.crc32(content):08x}"
+
+
+def is_intact(content: bytes | memoryview, expected: str) -> bool:
+    """Whether these are the bytes that a checksum was made of; of older stores it has no CRC."""
+    if len(expected) == CHECKSUM_LETTERS:
+        return f"{zlib.crc32(content):08x}" == expected[-8:]
+    return hashlib.blake2b(content, digest_size=16).hexdigest() == expected
