@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -23,16 +23,18 @@ from vidlang.data.pixels import ACCURATE
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How frames are encoded; the defaults are the house's chunk format (about 0.7 Mb/s at short side 288).
+    """How frames are encoded; the defaults are the house's chunk format (about 0.9 Mb/s at short side 288).
 
-    `keyint` gives the GOP in frames; without it a GOP lasts `gop_seconds` (15 frames at 30 fps).
+    `keyint` gives the GOP in frames; without it a GOP lasts `gop_seconds` (15 frames at 30 fps). Up to `b_frames` in a
+    row are B-frames, as x264 sees fit, or always that many with `fixed_b`.
     """
 
-    crf: int = 23
+    crf: int = 21
     preset: str = "medium"
     gop_seconds: float = 0.5
     keyint: int | None = None
     b_frames: int = 3
+    fixed_b: bool = False
     fast_decode: bool = True
 
     def __post_init__(self) -> None:
@@ -49,13 +51,25 @@ class EncodeSettings:
         """Frames from one keyframe to the next."""
         return self.keyint if self.keyint is not None else max(1, round(fps * Fraction(self.gop_seconds)))
 
+    def options(self, fps: Fraction) -> dict[str, str]:
+        """The options of x264."""
+        gop = self.gop(fps)
+        # Scene cuts would break the even grid of keyframes, open GOPs and B-pyramids cost frames to decode.
+        grid = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:b-pyramid=none:{ALWAYS}"
+        grid += ":b-adapt=0" if self.fixed_b else ""
+        options = {"preset": self.preset, "crf": str(self.crf), "bf": str(self.b_frames), "x264-params": grid}
+        return {**options, "tune": "fastdecode"} if self.fast_decode else options
 
+
+# sws puts chroma samples between the pixels (chromaloc=1); left untold, decoders would take them to lie on the left
+# ones. One thread, because the bytes depend on how many there are.
+ALWAYS = "chromaloc=1:threads=1"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 # Ways to encode a store, from few bytes to fast reading.
 ENCODINGS = {
     "small": EncodeSettings(gop_seconds=1.0, fast_decode=False),
     "balanced": EncodeSettings(),
-    "fast": EncodeSettings(b_frames=7),
+    "fast": EncodeSettings(crf=20, b_frames=7, fixed_b=True),
 }
 
 
@@ -65,16 +79,21 @@ def encode_mp4(frames: Iterable[np.ndarray], *, fps: int | Fraction, settings: E
     The same frames give the same bytes with the same build of x264.
     """
     settings = EncodeSettings() if settings is None else settings
-    fps = Fraction(fps)
     if fps <= 0:
         raise ValueError(f"fps must be above 0, got {fps}")
+    return encode_x264(frames, fps=fps, options=settings.options(Fraction(fps)))
+
+
+def encode_x264(frames: Iterable[np.ndarray], *, fps: int | Fraction, options: Mapping[str, str]) -> bytes:
+    """As encode_mp4, with any options of x264: what the settings are measured against."""
+    fps = Fraction(fps)
     checked = _checked(frames)
     first = next(checked, None)
     if first is None:
         raise ValueError("cannot encode a video of no frames")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options=_options(settings, settings.gop(fps)))
+        stream = container.add_stream("libx264", rate=fps, options=dict(options))
         stream.height, stream.width, stream.pix_fmt = *first.shape[:2], "yuv420p"
         context = stream.codec_context
         context.thread_count, context.time_base = 1, 1 / fps
@@ -114,19 +133,6 @@ def _pictures(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[av.Vide
     yield av.VideoFrame.from_ndarray(np.ascontiguousarray(first), format="rgb24")
     for frame in rest:
         yield av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-
-
-def _options(settings: EncodeSettings, gop: int) -> dict[str, str]:
-    # Scene cuts would break the even grid of keyframes, open GOPs and B-pyramids cost frames to decode. sws puts chroma
-    # samples between the pixels (chromaloc=1); left untold, decoders would take them to lie on the left ones.
-    grid = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:b-pyramid=none:chromaloc=1:threads=1"
-    options = {
-        "preset": settings.preset,
-        "crf": str(settings.crf),
-        "bf": str(settings.b_frames),
-        "x264-params": grid,
-    }
-    return {**options, "tune": "fastdecode"} if settings.fast_decode else options
 
 
 def _index_first(mp4: bytes) -> bytes:

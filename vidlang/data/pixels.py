@@ -48,7 +48,7 @@ class Cutter:
     """Cuts, converts, scales and turns upright the frames of one stream; not for two threads at once."""
 
     def __init__(self) -> None:
-        self._scaler = VideoReformatter()
+        self._scaler, self._encoder = VideoReformatter(), VideoReformatter()
         self._window: _Window | None = None
 
     def paste(
@@ -72,7 +72,12 @@ class Cutter:
         height = rows // 3 * 2
         if turns % 2:
             height, width = width, height
-        small = self._scaler.reformat(
+        if piece.colorspace != Colorspace.ITU709:
+            # sws would go from one matrix to another by way of coarse RGB.
+            piece = self._scaler.reformat(
+                piece, width=width, height=height, format="gbrp", interpolation=SCALER, threads=1
+            )
+        small = self._encoder.reformat(
             piece,
             width=width,
             height=height,
