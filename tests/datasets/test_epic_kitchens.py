@@ -120,6 +120,8 @@ def test_training_texts_are_the_sentences_that_fit(root, store, monkeypatch, at_
         # The door is in no sentence: its clip keeps its own.
         assert told == ([text for text, fit in zip(texts, fits[i], strict=True) if fit] or plain.cell(i, "texts"))
     assert table.cell(1, "texts") == ["open door, slowly"] and table.column("id") == plain.column("id")
+    # Another bound is another table: all sentences fit now.
+    assert epic_kitchens.load("mir_train", root=str(root), store=store, above=-1).cell(1, "texts") == list(texts)
     with pytest.raises(ValueError, match="above=0.1 .* is for mir_train, found split 'mir_test'"):
         epic_kitchens.load("mir_test", root=str(root), store=store, above=0.1)
 
