@@ -1,7 +1,13 @@
-"""The command line: a store and exit code 0, or one sentence and no traceback."""
+"""The command line: a store and exit code 0, or one sentence and no traceback; and a run that is killed goes on."""
 
+import contextlib
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,12 +16,16 @@ from vidlang.data.chunks import open_store
 from vidlang.data.encode import EncodeSettings, encode_mp4
 
 
+def video(path, frames=30, size=(48, 64)):
+    pictures = [np.full((*size, 3), 5 * number % 256, np.uint8) for number in range(frames)]
+    path.write_bytes(encode_mp4(pictures, fps=10, settings=EncodeSettings(preset="ultrafast")))
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    frames = [np.full((48, 64, 3), 5 * number, np.uint8) for number in range(30)]
     for name in ("one", "two"):
-        (folder / f"{name}.mp4").write_bytes(encode_mp4(frames, fps=10, settings=EncodeSettings(preset="ultrafast")))
+        video(folder / f"{name}.mp4")
     return folder
 
 
@@ -30,23 +40,38 @@ def launch(repository):
     return run
 
 
-def test_makes_a_store(launch, videos, tmp_path):
-    flags = ("--fps=5", "--short_side=32", "--chunk_s=2", "--workers=2")
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_makes_a_store_that_checks_until_it_is_damaged(launch, videos, tmp_path):
+    flags = ("--fps=5", "--short_side=32", "--chunk_s=2", "--workers=2", "--encoding=fast")
     result = launch(f"--input={videos}", f"--output={tmp_path}/store", *flags)
     assert result.returncode == 0, result.stderr
-    assert "[2/2]" in result.stdout and "2 videos in" in result.stdout
+    assert "[2/2] videos, 0 failed" in result.stdout and "2 videos in" in result.stdout
     store = open_store(tmp_path / "store")
     info = store.info("two")
     assert (info.fps, info.height, info.width, info.frames) == (5, 32, 42, 15)
     assert store.chunk_frames("two").tolist() == [10, 5]
+    assert store.settings["encode"]["b_frames"] == 7
+    result = launch(f"--check={tmp_path}/store", "--workers=1")
+    assert result.returncode == 0 and "nothing is wrong" in result.stdout, result.stderr
+    (shard,) = (tmp_path / "store").glob("*array_record*")
+    damaged = bytearray(shard.read_bytes())
+    damaged[600:620] = bytes(20)
+    shard.write_bytes(damaged)
+    result = launch(f"--check={tmp_path}/store", "--workers=1")
+    assert result.returncode == 1 and "wrong with" in result.stderr and "'one'" in result.stdout
 
 
 def test_mistakes_end_with_one_sentence(launch, videos, tmp_path):
     result = launch(f"--input={tmp_path}/nowhere", f"--output={tmp_path}/store")
     assert result.returncode == 2
-    assert result.stderr.strip() == f"error: there is no folder '{tmp_path}/nowhere'"
+    assert result.stderr.strip().startswith(f"error: there is no folder '{tmp_path}/nowhere'")
     result = launch(f"--input={videos}", f"--output={tmp_path}/store", "--fps=fast")
     assert result.returncode == 2 and "--fps must be a number such as 30 or 30000/1001, got 'fast'" in result.stderr
+    result = launch(f"--input={videos}")
+    assert result.returncode == 2 and "--input=VIDEOS --output=STORE" in result.stderr
 
 
 def test_broken_videos_are_listed_and_make_the_exit_code_one(launch, videos, tmp_path):
@@ -57,5 +82,56 @@ def test_broken_videos_are_listed_and_make_the_exit_code_one(launch, videos, tmp
     result = launch(f"--input={tmp_path}/in", f"--output={tmp_path}/store", "--fps=5")
     assert result.returncode == 1
     assert "1 of the videos could not be read" in result.stderr and "failed.jsonl" in result.stderr
-    assert open_store(tmp_path / "store").videos == ["good"]
-    assert "half" in (tmp_path / "store" / "failed.jsonl").read_text()
+    assert f"failed (truncated): {tmp_path}/in/half.mp4: the video is truncated" in result.stdout
+    assert list(open_store(tmp_path / "store").videos) == ["good"]
+    failure = json.loads((tmp_path / "store" / "failed.jsonl").read_text())
+    assert (failure["name"], failure["kind"]) == ("half", "truncated")
+
+
+def test_a_folder_of_chunks_is_adopted(launch, videos, tmp_path):
+    result = launch(f"--input={videos}", f"--output={tmp_path}/files", "--layout=index", "--fps=5", "--chunk_s=2")
+    assert result.returncode == 0, result.stderr
+    for name in ("store.json", "index.arrow"):
+        (tmp_path / "files" / name).unlink()
+    result = launch(f"--adopt={tmp_path}/files", "--layout=index", f"--output={tmp_path}/store", "--workers=1")
+    assert result.returncode == 0, result.stderr
+    assert "2 videos in" in result.stdout
+    assert open_store(tmp_path / "store").chunk_frames("two").tolist() == [10, 5]
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_makes_the_same_store(repository, launch, tmp_path):
+    """The whole group of processes dies at once, as when a machine's memory is short or a job is ended."""
+    (tmp_path / "in").mkdir()
+    for number in range(14):
+        video(tmp_path / "in" / f"{number}.mp4", 20 + 9 * number, (64, 96))
+    (tmp_path / "in" / "x.mp4").write_bytes((tmp_path / "in" / "3.mp4").read_bytes()[:900])
+    program = "import runpy; from vidlang.data import record_writer; record_writer.CHUNKS_PER_SHARD = 20; "
+    program += "runpy.run_module('launch.precut', run_name='__main__')"
+    flags = [f"--input={tmp_path}/in", "--fps=10", "--chunk_s=1", "--workers=2"]
+
+    def start(name):
+        command = [sys.executable, "-c", program, *flags, f"--output={tmp_path}/{name}"]
+        silent = subprocess.DEVNULL
+        return subprocess.Popen(command, cwd=repository, stdout=silent, stderr=silent, start_new_session=True)
+
+    began = time.monotonic()
+    assert start("whole").wait() == 1
+    length = time.monotonic() - began
+    expected, rng, kills = content(tmp_path / "whole"), np.random.default_rng(0), 0
+    assert len(json.loads(expected["store.json"])["shards"]) > 3
+    while kills < 20:
+        process = start("store")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0.2, 1.0) * length)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            assert process.returncode in (1, 2)  # 2 where it was killed when the store was there
+            assert content(tmp_path / "store") == expected
+            shutil.rmtree(tmp_path / "store")
+    if not (tmp_path / "store").exists():
+        assert start("store").wait() == 1
+    assert content(tmp_path / "store") == expected

@@ -6,6 +6,7 @@ Only reading in order gives the right frame at the right place in every containe
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import mmap
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def iterate_frames(path: str | Path, short_side: int | None = None) -> Iterator[
     with _open(Path(path)) as (container, stream):
         period = _period(stream)
         # AVI stores no presentation times: what it gives is the order of decoding.
-        timed = "avi" not in container.format.name.split(",")
+        timed = not _is_avi(container)
         for number, frame in enumerate(_all_frames(container, stream)):
             turns = quarter_turns(frame)
             if size is None:
@@ -146,8 +147,10 @@ def _open(video: bytes | memoryview | Path) -> Iterator[tuple[InputContainer, av
 
 def _kind(error: av.FFmpegError) -> str:
     """What sort of failure an error on opening is."""
-    kinds = {FileNotFoundError: "missing", OSError: "unreadable", av.InvalidDataError: "damaged"}
-    return next((kind for sort, kind in kinds.items() if isinstance(error, sort)), "unsupported")
+    kinds = {FileNotFoundError: "missing", PermissionError: "unreadable", av.InvalidDataError: "damaged"}
+    # Some containers call it an input error that their header goes on where the file ends.
+    kind = "damaged" if error.errno == errno.EIO else "unsupported"
+    return next((kind for sort, kind in kinds.items() if isinstance(error, sort)), kind)
 
 
 def _frames(
@@ -166,17 +169,26 @@ def _whole(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Pac
     A file that was cut off between two packets reads without any error, as a shorter video.
     """
     start = end = 0.0
+    count, slack = 0, SLACK + 2 * _period(stream)
     for packet in container.demux():
         ticks = packet.dts if packet.pts is None else packet.pts
         if ticks is not None and packet.size:
             seconds = float(ticks * packet.time_base)
             start, end = min(start, seconds), max(end, seconds + float((packet.duration or 0) * packet.time_base))
         if packet.stream.index == stream.index:
+            count += packet.size > 0
             yield packet
     promised = (container.duration or 0) / av.time_base
     # Some containers count from zero, others from their first packet; without times there is nothing to compare.
-    if 0 < end < promised + start - SLACK - 2 * _period(stream):
+    if 0 < end < promised + start - slack:
         raise BrokenVideo(f"it is truncated: it ends at {end:.2f} s and should last {promised:.2f} s", "truncated")
+    # The length of an AVI is guessed from its bytes, but its header counts the frames.
+    if _is_avi(container) and count < stream.frames - slack / _period(stream):
+        raise BrokenVideo(f"it is truncated: it has {count} frames and should have {stream.frames}", "truncated")
+
+
+def _is_avi(container: InputContainer) -> bool:
+    return "avi" in container.format.name.split(",")
 
 
 def _decoded(packets: Iterator[av.Packet], deadline: float | None = None) -> Iterator[av.VideoFrame]:
