@@ -55,6 +55,37 @@ def test_each_split_has_its_videos(root, store, split, names):
     assert table.column("texts") == [[caption.format(name) for caption in captions] for name in names]
 
 
+def test_every_value_is_read(root, store, rows_of):
+    row = {"start": 0.0, "end": 10.0, "texts": ["a person, who connects something"], "video": "video2", "id": "video2"}
+    assert rows_of(msrvtt.load("test1k", root=str(root), store=store)) == [row]
+    row |= {"texts": ["caption 0 of video2", "caption 1 of video2"]}
+    assert rows_of(msrvtt.load("test", root=str(root), store=store))[0] == row
+
+
+def test_the_older_files_are_read_too(root, store):
+    content = json.loads((root / "MSRVTT_data.json").read_text())
+    (root / "MSRVTT_data.json").unlink()
+    parts = {"train_val": content["videos"][:2], "test": content["videos"][2:]}
+    for name, videos in parts.items():
+        names = [video["video_id"] for video in videos]
+        sentences = [sentence for sentence in content["sentences"] if sentence["video_id"] in names]
+        (root / f"{name}_videodatainfo.json").write_text(json.dumps({"videos": videos, "sentences": sentences}))
+    for split, names in (
+        ("val", ["video1"]),
+        ("test", ["video2", "video3"]),
+        ("train9k", ["video0", "video1", "video3"]),
+    ):
+        table = msrvtt.load(split, root=str(root), store=store)
+        assert table.column("video") == names
+        assert table.column("texts") == [[f"caption {k} of {name}" for k in range(2)] for name in names]
+
+
+def test_a_wrong_pair_is_named_with_its_row(root, store):
+    (root / "MSRVTT_JSFUSION_test.csv").write_text("key,vid_key,video_id,sentence\na,b,video2,x\na,b,video9,x\n")
+    with pytest.raises(ValueError, match="MSRVTT_JSFUSION_test.csv, row 3: video 'video9' is not in the chunk store"):
+        msrvtt.load("test1k", root=str(root), store=store)
+
+
 def test_a_missing_caption_is_named_with_its_place(root, store):
     path = root / "MSRVTT_data.json"
     content = json.loads(path.read_text())
