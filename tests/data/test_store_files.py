@@ -196,6 +196,16 @@ def test_chunks_of_odd_frame_counts_do_not_drift(tmp_path):
     assert store.info("v").duration == 8 + 3 / FPS
 
 
+def test_the_time_of_a_frame_in_floating_point_shows_that_frame(tmp_path):
+    (tmp_path / "f" / "v").mkdir(parents=True)
+    chunk = encode_mp4(shades(0, 10), fps=5, settings=FAST)
+    for number in range(4):
+        (tmp_path / "f" / "v" / f"{number}.mp4").write_bytes(chunk)
+    adopt(tmp_path / "f", tmp_path / "s", "index")
+    levels = open_store(tmp_path / "s").decode("v", np.arange(40) / 5, FULL, (32, 48))[:, 5, 40].mean(1)
+    np.testing.assert_allclose(levels, 20 + 5 * (np.arange(40) % 10), atol=2.4)
+
+
 def test_damage_after_adoption_is_told_by_kind(foreign, records):
     folder, layout, output = foreign
     adopt(folder, output, layout)
