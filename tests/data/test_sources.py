@@ -30,9 +30,7 @@ def shade(number, height=HEIGHT, width=WIDTH):
     return frame
 
 
-def film(
-    codec, container, pix_fmt="yuv420p", size=(HEIGHT, WIDTH), options=None, start=0.0, muxer=None, sound=0.0, path=None
-):
+def film(codec, container, pix_fmt="yuv420p", size=(HEIGHT, WIDTH), options=None, start=0.0, sound=0.0, **more):
     """COUNT shades by any encoder in any container, with a clock that starts at `start` and seconds of sound."""
     path = more.get("path")
     file = str(path) if path else io.BytesIO()
