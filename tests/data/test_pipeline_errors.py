@@ -1,5 +1,6 @@
 """What a config can get wrong is said in one sentence, before any worker starts."""
 
+import multiprocessing
 from collections import namedtuple
 
 import pytest
@@ -128,6 +129,15 @@ def test_workers_are_chosen_from_cores_and_memory(monkeypatch):
     limits |= {"cores": 1, "memory": 100e9}
     assert sizing.settle_workers(-1, 2, int(100e6)) == 0
     assert sizing.settle_workers(3, 2, int(100e6)) == 3
+
+
+def test_a_single_core_is_not_given_to_workers(tiny_table, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(sizing, "available_cores", lambda: 1)
+    for workers in (-1, 0):
+        stream = train_stream(tiny_table, tiny_tokenizer, ClipSpec(**SPEC), seed=0, batch_size=4, workers=workers)
+        with stream as batches:
+            next(batches)
+            assert not multiprocessing.active_children()
 
 
 def test_cores_and_memory_are_those_of_the_container(tmp_path, monkeypatch):

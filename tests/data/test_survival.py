@@ -13,6 +13,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from vidlang.data import crew
 from vidlang.data.blocks import Blocks, shared_folder
 from vidlang.data.patience import Patience
 from vidlang.data.pipeline import ClipSpec, train_stream
@@ -111,6 +112,16 @@ def test_an_item_that_ends_or_stops_two_workers_is_given_up(action, workers, cap
 def test_workers_that_always_die_are_an_error():
     with pytest.raises(RuntimeError, match="lost 2 times in a row before step 1 was made.*exit code -11"):
         numbers(Numbers(fatal=range(4, 10)), 3, workers=1, patience=Patience(0.5, 0.5, 3.0, restarts=1))
+
+
+def test_workers_that_never_begin_are_an_error(monkeypatch):
+    """As when the disk with the Python packages hangs. Another stream's workers live on."""
+    with Batches(Numbers(), first=0, workers=1, prefetch=2, patience=HASTY) as other:
+        next(other)
+        monkeypatch.setattr(crew, "_BEGINNING_SECONDS", 0.1)
+        with pytest.raises(RuntimeError, match="lost 1 times in a row before step 0 was made.*no batch came for 0.3 s"):
+            numbers(Numbers(), 1, workers=1, patience=Patience(0.1, 0.1, 0.3, restarts=0))
+        assert [next(other)["number_B"][0] for _ in range(6)] == [4, 8, 12, 16, 20, 24] and other.restarts == 0
 
 
 def test_a_mistake_in_the_code_is_raised_as_it_is_and_costs_no_restart():

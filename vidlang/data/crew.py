@@ -14,6 +14,7 @@ import pickle
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,6 +30,9 @@ from vidlang.data.processes import end_with_parent
 from vidlang.data.workers import each
 
 _CLOSING_SECONDS = 5.0
+# New workers import Python packages first, from a disk that may be slow: so long this is not counted as a stall.
+_BEGINNING_SECONDS = 300.0
+_NAMED_BY_GRAIN = "grain-process-prefetch"
 
 # (item of the stream, attempt at it)
 Attempt = tuple[int, int]
@@ -53,6 +57,10 @@ class WorkerLost(Exception):
         self.items, self.kind = items, kind
 
 
+# All crews of this process, to tell one's workers from another's.
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
 class Crew:
     """The workers of a stream, and Grain's iterator over what they make."""
 
@@ -63,6 +71,7 @@ class Crew:
         self._alarm = _Alarm(patience.stall_timeout, self._have_begun, self._kill)
         self._iterator: grain.DatasetIterator | None = None
         self._taken = 0
+        _crews.add(self)
 
     def start(self, maker: Maker, first: int, end: int, given_up: Mapping[Attempt, str]) -> None:
         """Opens the stream at step `first`."""
@@ -112,17 +121,17 @@ class Crew:
         else:
             alive = {child.pid for child in multiprocessing.active_children()}
             at, kind = [k for k, pid in enumerate(self._marks.pids()) if pid not in alive], "damaged"
-            message = str(error).splitlines()[0]
+            message = str(error).split(". ")[0]
         return WorkerLost(message, [item for k in at if (item := self._marks.item(k)) is not None], kind)
 
     def _have_begun(self) -> bool:
         return -1 not in self._marks.pids()
 
     def _kill(self) -> None:
-        """Ends the workers at once, whatever they do, even if they are stopped."""
-        ours = set(self._marks.pids())
+        """Ends the workers at once, whatever they do, even if they are stopped or have not begun."""
+        others = {pid for crew in _crews if crew is not self for pid in crew._marks.pids()}
         for child in multiprocessing.active_children():
-            if child.pid in ours:
+            if child.name.startswith(_NAMED_BY_GRAIN) and child.pid not in others:
                 child.kill()
 
     def _end_workers(self) -> None:
@@ -171,8 +180,7 @@ class _Alarm:
         beginning = 0.0
         while not self._stopped.wait(min(1.0, self.seconds / 4)):
             since, now = self._since, time.monotonic()
-            # New workers import Python packages first, from a disk that may be slow: that is not counted.
-            if not self._begun():
+            if since is not None and not self._begun() and now - since < _BEGINNING_SECONDS:
                 beginning = now
             if since is not None and now - max(since, beginning) > self.seconds:
                 logging.warning("No batch came for %g s.", self.seconds)

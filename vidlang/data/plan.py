@@ -110,9 +110,16 @@ class Planner:
         # Annotations may run past the end of a video; a clip that starts there is left for the decoder to refuse.
         end = min(end, info.duration) if start < info.duration else end
         time_view, crop_view = divmod(view, self.spec.crops)
-        known = {"duration": info.duration, "source_fps": info.fps}
         times_T = choose_times(
-            rng, start, end, self.spec.frames, view=time_view, views=self.spec.views, **known, **self.spec.times
+            rng,
+            start,
+            end,
+            self.spec.frames,
+            view=time_view,
+            views=self.spec.views,
+            duration=info.duration,
+            source_fps=info.fps,
+            **self.spec.times,
         )
         crop = choose_crop(rng, info.height, info.width, view=crop_view, views=self.spec.crops, **self.spec.crop)
         return Plan(index, attempt, row, video, text, times_T, crop, view)
