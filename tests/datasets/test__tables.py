@@ -11,7 +11,7 @@ import pytest
 
 from vidlang.data.clips import ClipTable
 from vidlang.datasets import _tables
-from vidlang.datasets._tables import Rows, cached, checked, checked_parts, choose, name_videos, published
+from vidlang.datasets._tables import Rows, cached, checked, checked_parts, choose, published
 
 SECONDS = {"b": 10.0, "a": 20.0, "c": 30.0}
 
@@ -190,11 +190,6 @@ def test_choices_and_files_say_what_there_is(tmp_path):
     assert published(tmp_path, "a.csv", "b.csv", origin="from there") == tmp_path / "b.csv"
     with pytest.raises(ValueError, match="there is no a.csv or c.csv in .*; from there"):
         published(tmp_path, "a.csv", "c.csv", origin="from there")
-
-
-def test_names_of_a_whole_column():
-    column = pa.chunked_array([["b", "a"], ["b"]])
-    assert name_videos(column, lambda name: f"x/{name}").to_pylist() == ["x/b", "x/a", "x/b"]
 
 
 def test_tables_are_clip_tables(store):

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from absl import logging
 
 from vidlang.core.config import did_you_mean, fingerprint
@@ -172,12 +171,6 @@ def _cache_folder(beside: Path) -> Path:
         logging.warning("%s cannot be written to; its tables are kept in %s. $%s moves them.", beside, folder, CACHE)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def name_videos(names: pa.Array | pa.ChunkedArray, name: Callable[[str], str]) -> pa.Array | pa.ChunkedArray:
-    """What the store calls the videos of a whole column; `name` comes from `_texts.naming`."""
-    known = pc.unique(names)
-    return pa.array([name(found) for found in known.to_pylist()], pa.string()).take(pc.index_in(names, value_set=known))
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def load(split: str, *, root: str, store: str, video_name: str = "{video}", bad_
 
     def make() -> ClipTable | Iterator[pa.Table]:
         if split == "lavila_train":
-            parts = egoclip.tuples(path, name, egoclip.grouping(store, 60.0), False)
+            parts = egoclip.tuples(path, video_name, egoclip.grouping(store, 60.0), False)
             return checked_parts(_without_groups(parts), store, bad_clips, lambda row: f"{path}, item {row}")
         return (_narrated if split == "train" else _videos)(path, name).table(store, bad_clips)
 

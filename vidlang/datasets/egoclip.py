@@ -32,8 +32,8 @@ from vidlang.data.chunks import open_store
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._columns import stream_csv
 from vidlang.datasets._files import read_pickle, short
-from vidlang.datasets._tables import cached, checked_parts, choose, name_videos, published
-from vidlang.datasets._texts import naming, one_text
+from vidlang.datasets._tables import cached, checked_parts, choose, published
+from vidlang.datasets._texts import naming, naming_column, one_text
 
 FILES = {
     "train": "egoclip.csv",
@@ -79,14 +79,19 @@ def load(
         parts = ("rephraser", "narrator")
         return ClipTable.concatenate([load(part, root=root, store=store, **options) for part in parts])
     path = published(root, file or FILES[split], origin=ORIGIN)
-    name, group = naming(video_name), grouping(store, group_seconds)
+    naming(video_name)  # says what is wrong with it before a large file is read
+    group = grouping(store, group_seconds)
     # Two files of one mixture have the same columns, whether or not their captions were scored.
     scored = split in ("rephraser", "narrator")
 
     def make() -> Iterator[pa.Table]:
         if split == "train":
-            return checked_parts(narrations(path, name, group), store, bad_clips, lambda row: f"{path}, row {row}")
-        return checked_parts(tuples(path, name, group, scored), store, bad_clips, lambda row: f"{path}, item {row}")
+            return checked_parts(
+                narrations(path, video_name, group), store, bad_clips, lambda row: f"{path}, row {row}"
+            )
+        return checked_parts(
+            tuples(path, video_name, group, scored), store, bad_clips, lambda row: f"{path}, item {row}"
+        )
 
     return cached("egoclip", [path], {**options, "split": split}, store, make)
 
@@ -105,10 +110,10 @@ def grouping(store: str, group_seconds: float) -> Grouping:
     return numbers
 
 
-def narrations(path: Path, name: Callable[[str], str], group: Grouping) -> Iterator[Part]:
+def narrations(path: Path, video_name: str, group: Grouping) -> Iterator[Part]:
     """Parts of a csv in EgoClip's format, with the rows of the file."""
     for read, number_R in stream_csv(path, COLUMNS, delimiter="\t"):
-        video = name_videos(read.column("video_uid"), name)
+        video = naming_column(video_name, read.column("video_uid"))
         yield (
             pa.table(
                 {
@@ -126,7 +131,7 @@ def narrations(path: Path, name: Callable[[str], str], group: Grouping) -> Itera
         )
 
 
-def tuples(path: Path, name: Callable[[str], str], group: Grouping, scored: bool) -> Iterator[Part]:
+def tuples(path: Path, video_name: str, group: Grouping, scored: bool) -> Iterator[Part]:
     """Parts of a pickled list of (uid, start, end, caption or captions) and perhaps the captions' nll."""
     rows = read_pickle(path)
     if not isinstance(rows, list):
@@ -138,7 +143,7 @@ def tuples(path: Path, name: Callable[[str], str], group: Grouping, scored: bool
         uid, start, end, texts, nll = zip(
             *(_row(row, path, number) for number, row in enumerate(taken, first)), strict=True
         )
-        video = name_videos(pa.chunked_array([uid], pa.string()), name)
+        video = naming_column(video_name, pa.chunked_array([uid], pa.string()))
         start_R, end_R = np.array(start, np.float64), np.array(end, np.float64)
         columns = {
             "video": video,

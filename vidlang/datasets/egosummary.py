@@ -71,7 +71,11 @@ def load(
         if kind in ("videos", "segments"):
             return _long(sources[0], kind, text, name).table(store, bad_clips)
         path, what = sources[0], "row" if kind == "train" else "item"
-        rows = egoclip.narrations(path, name, group) if kind == "train" else egoclip.tuples(path, name, group, False)
+        rows = (
+            egoclip.narrations(path, video_name, group)
+            if kind == "train"
+            else egoclip.tuples(path, video_name, group, False)
+        )
         rows = _with_clips(rows, sources[1]) if narrations else rows
         return checked_parts(rows, store, bad_clips, lambda row: f"{path}, {what} {row}")
 
