@@ -160,15 +160,16 @@ def test_what_real_folders_have_is_told_and_handled(videos, tmp_path):
     (one / "6.mp4").write_bytes(empty)
     (one / "thumb.jpg").write_bytes(b"x")
     (folder / "README").write_text("x")
+    (one / "._0.mp4").write_bytes(b"x")
     for name in ("gap", "torn", "hollow", "wide"):
-        shutil.copytree(one, folder / f"{name}.mp4", ignore=shutil.ignore_patterns("*.jpg"))
+        shutil.copytree(one, folder / f"{name}.mp4", ignore=shutil.ignore_patterns("*.jpg", "._*"))
         (folder / f"{name}.mp4" / "6.mp4").unlink()
     (folder / "gap.mp4" / "2.mp4").unlink()
     (folder / "torn.mp4" / "2.mp4").write_bytes(videos[0].chunks[1][:-200])
     (folder / "hollow.mp4" / "2.mp4").write_bytes(empty)
     (folder / "wide.mp4" / "2.mp4").write_bytes(encode_mp4(np.zeros((16, 64, 64, 3), np.uint8), fps=FPS, settings=FAST))
     report = adopt(folder, tmp_path / "store", "seconds")
-    assert report.foreign == ["README", "a/one.mp4/thumb.jpg"]
+    assert report.foreign == ["README", "a/one.mp4/._0.mp4", "a/one.mp4/thumb.jpg"]
     assert report.notes == [("a/one", "its last chunk '6.mp4' of 262 bytes is empty, left out")]
     refused = {name: (kind, reason) for name, kind, reason in report.refused}
     assert set(refused) == {"gap", "torn", "hollow", "wide"}

@@ -1,8 +1,8 @@
 """Makes a store of a folder that is there already, without touching or copying its files.
 
 Every file is read once: how many frames it really holds, how large they are, and its checksum go into the index, so
-that reading needs no file to be opened only to learn its length. What real folders have wrong with them is mended where
-that is safe, and told: see store_probe.py.
+that reading needs no file to be opened only to learn its length. H.264 is not decoded for it; `problems` of the store
+that is made does. What real folders have wrong with them is mended where that is safe, and told: see store_probe.py.
 """
 
 from __future__ import annotations
@@ -173,22 +173,15 @@ class _Writer:
 
 def _tasks(source: Folder, layout: str, output: Path) -> tuple[list[Task], list[str]]:
     """The videos of a folder, in the order of their names, and the files that belong to none."""
-    inside: Path | None = None
+    inside: str | None = None
     if isinstance(source, LocalFolder) and output.resolve().is_relative_to(source.path.resolve()):
-        inside = output.resolve().relative_to(source.path.resolve())
+        inside = output.resolve().relative_to(source.path.resolve()).as_posix()
     videos: dict[str, list[str]] = {}
     foreign = []
     for name in source.names():
-        path = PurePosixPath(name)
-        if inside is not None and (path.is_relative_to(inside) or path.parts[0].startswith(f"{inside}.partial")):
+        if inside is not None and name.startswith((f"{inside}/", f"{inside}.partial/")):
             continue
-        if LAYOUTS[layout] == "chunk_files":
-            belongs = len(path.parts) > 1 and path.suffix.lower() == ".mp4" and path.stem.isascii()
-            belongs = belongs and path.stem.isdigit()
-            key = path.parent.as_posix() if belongs else None
-        else:
-            suffixes = IMAGES if layout == "images" else VIDEOS
-            key = name if path.suffix.lower() in suffixes else None
+        key = _video_of(PurePosixPath(name), layout)
         if key is None:
             foreign.append(name)
         else:
@@ -196,6 +189,16 @@ def _tasks(source: Folder, layout: str, output: Path) -> tuple[list[Task], list[
     address = str(source) if isinstance(source, RemoteFolder) else str(Path(str(source)).resolve())
     tasks = [Task(address, layout, key, files) for key, files in videos.items()]
     return sorted(tasks, key=lambda task: (task.name, task.key)), foreign
+
+
+def _video_of(path: PurePosixPath, layout: str) -> str | None:
+    """What the files of one video have in common of their paths; None for a file that belongs to none."""
+    if any(part.startswith(".") for part in path.parts):
+        return None  # what file managers and version control leave
+    if LAYOUTS[layout] == "chunk_files":
+        numbered = path.stem.isascii() and path.stem.isdigit() and path.suffix.lower() == ".mp4"
+        return path.parent.as_posix() if numbered and len(path.parts) > 1 else None
+    return path.as_posix() if path.suffix.lower() in (IMAGES if layout == "images" else VIDEOS) else None
 
 
 def _probed(tasks: list[Task], workers: int) -> Iterator[Found]:

@@ -2,12 +2,14 @@
 
 A chunk file is read whole and held against its checksum, as a record is. For a whole video that would cost more than
 decoding: its checksum is computed when a process first reads it, and again when its length or its date has changed.
+Whole videos are mapped into memory: a file that shrinks, or a disk that goes, amid decoding ends the process.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -103,6 +105,7 @@ class VideoStore(FileStore):
         super().__init__(folder, header)
         self._times = load_times(folder, header)
         self._verified: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        self._verified_lock = threading.Lock()
 
     def frame_times(self, row: int) -> np.ndarray | None:
         """The times of a video's frames in seconds, None where they are evenly spaced from 0 on."""
@@ -113,19 +116,23 @@ class VideoStore(FileStore):
         return self.root.content(name)
 
     def _intact(self, content: bytes | memoryview, row: int, chunk: int) -> bool:
+        if self.root.remote:
+            return super()._intact(content, row, chunk)
         state = self.root.state(self.file(row, chunk))
-        if not self.root.remote and self._verified.get(row) == state:
-            return True
+        with self._verified_lock:
+            if self._verified.get(row) == state:
+                return True
         if not super()._intact(content, row, chunk):
             return False
-        self._verified[row] = state
-        while len(self._verified) > REMEMBERED:
-            # Another thread may have been quicker.
-            self._verified.pop(next(iter(self._verified)), None)
+        with self._verified_lock:
+            self._verified[row] = state
+            while len(self._verified) > REMEMBERED:
+                self._verified.popitem(last=False)
         return True
 
     def _forget(self, row: int, chunk: int) -> None:
-        self._verified.pop(row, None)
+        with self._verified_lock:
+            self._verified.pop(row, None)
 
     def _frames_at(self, row: int, times_T: np.ndarray, info: VideoRow) -> np.ndarray:
         times = self.frame_times(row)

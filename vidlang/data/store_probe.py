@@ -67,7 +67,8 @@ def probe(task: Task) -> Found:
     except BrokenVideo as error:
         return Found(task.name, kind=error.kind, reason=str(error))
     except OSError as error:
-        return Found(task.name, kind="unreadable", reason=f"it cannot be read: {error}")
+        kind = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        return Found(task.name, kind=kind, reason=f"it cannot be read: {error}")
 
 
 def probe_record(number: int, record: dict[str, Any]) -> Found:
