@@ -78,7 +78,7 @@ def test_texts_are_one_or_several():
 
 
 def test_an_index_is_below_its_count():
-    assert index({"answer": 1}, "answer", 2, "here") == 1
+    assert [index({"answer": value}, "answer", 2, "here") for value in (0, 1)] == [0, 1]
     for wrong in (2, -1):
         with pytest.raises(ValueError, match=f"here: 'answer' must be 0 to 1, found {wrong}"):
             index({"answer": wrong}, "answer", 2, "here")
