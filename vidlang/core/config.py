@@ -75,7 +75,7 @@ def check_keys(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what:
     if not is_section(kwargs):
         raise ValueError(f"{what} must be a section of keys; found {kwargs!r}")
     extra = set(extra)
-    parameters = inspect.signature(function).parameters.values()
+    parameters = _parameters(function)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     # Linen adds `parent` and `name` to every module's constructor; no config sets them.
     valid = [p.name for p in named if p.name not in extra and p.name not in ("self", "parent", "name")]
@@ -93,6 +93,11 @@ def check_keys(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what:
             _check_type(function, p.name, kwargs[p.name], what)
 
 
+@functools.lru_cache(maxsize=1024)  # data workers check the same few rules for every clip
+def _parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(function).parameters.values())
+
+
 def is_section(value: Any) -> bool:
     """Whether a config value holds keys: a mapping, or a ConfigDict, which does not call itself one."""
     return isinstance(value, Mapping) or (hasattr(value, "keys") and hasattr(value, "__getitem__"))
@@ -105,7 +110,7 @@ def _check_type(function: Callable[..., Any], key: str, value: Any, what: str) -
         raise ValueError(f"{place} must be {_words(hint)}; found {value!r}")
 
 
-@functools.lru_cache(maxsize=1024)  # data workers check the same few rules for every clip
+@functools.lru_cache(maxsize=1024)
 def _type_hint(function: Callable[..., Any], key: str) -> Any:
     """The type that `function` asks of one argument; Any where there is no annotation or it has no meaning here.
 
