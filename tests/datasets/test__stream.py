@@ -23,7 +23,7 @@ def test_every_entry_is_there(tmp_path, monkeypatch, block, form):
 
 @pytest.mark.parametrize("block", [1, 1 << 20])
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"a"', '{"a": 1', '{"a": [1, ', '{"a": 1,}', '{"a" 1}', '{"a": 1} x', "{1 2}"]
+    "text", ["", "[]", "{", '{"a"', '{"a": 1', '{"a": [1, ', '{"a": 1,}', '{"a" 1}', '{"a": 1} x', "{1 2}", "{1: 2}"]
 )
 def test_what_is_no_object_is_named(tmp_path, monkeypatch, block, text):
     monkeypatch.setattr(_stream, "BLOCK", block)

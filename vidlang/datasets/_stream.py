@@ -28,6 +28,8 @@ def stream_object(path: Path) -> Iterator[tuple[str, Any]]:
             more = True
             while more:
                 key = text.value()
+                if not isinstance(key, str):
+                    raise text.error(f"a name was expected, found {key!r}")
                 text.letter(":")
                 yield key, text.value()
                 more = text.letter(",}") == ","
