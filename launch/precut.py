@@ -16,6 +16,7 @@ import time
 import traceback
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 from absl import flags
 
@@ -41,6 +42,7 @@ VIDEO_TIMEOUT = flags.DEFINE_float("video_timeout", 600.0, "Seconds for one chun
 WORK = flags.DEFINE_string("work", None, "Folder for what is unfinished; beside the store if not given.")
 RUNNER = flags.DEFINE_string("runner", None, "Cut with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, ...")
 BEAM_OPTIONS = flags.DEFINE_multi_string("beam_option", [], "An option of Beam, as key=value; any number of them.")
+SPOOL = flags.DEFINE_string("spool", None, "Address for cut videos, where Beam's workers share no file system.")
 CHECK = flags.DEFINE_string("check", None, "A store of which every record is read, verified and decoded.")
 ADOPT = flags.DEFINE_string("adopt", None, "A folder of chunks, videos or images that --output is to be the index of.")
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
@@ -56,11 +58,11 @@ def main(argv: list[str]) -> None:
     if not source or not OUTPUT.value:
         raise ValueError("say which videos, and where the store goes: --input=VIDEOS --output=STORE")
     if ADOPT.value is not None:
-        _adopt()
+        _adopt(source, OUTPUT.value)
         return
     line = ProgressLine()
     try:
-        report = _precut(line)
+        report = _precut(source, OUTPUT.value, line)
     except KeyboardInterrupt:
         line.end()
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -77,9 +79,9 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"{len(report.failed)} of the videos could not be read; {OUTPUT.value}/failed.jsonl says why")
 
 
-def _precut(line: "ProgressLine") -> Report:
+def _precut(source: str, output: str, line: "ProgressLine") -> Report:
     settings = PrecutSettings(CHUNK_SECONDS.value, _fps(), SHORT_SIDE.value, replace(ENCODINGS[ENCODING.value]))
-    options = {
+    options: dict[str, Any] = {
         "layout": LAYOUT.value,
         "overwrite": OVERWRITE.value,
         "restart": RESTART.value,
@@ -89,12 +91,13 @@ def _precut(line: "ProgressLine") -> Report:
         "progress": line,
     }
     if RUNNER.value is None:
-        return precut(INPUT.value, OUTPUT.value, settings, workers=_workers(), **options)
+        if SPOOL.value is not None:
+            raise ValueError("--spool is for --runner; without it, what is unfinished lies in --work")
+        return precut(source, output, settings, workers=_workers(), **options)
     from vidlang.data.beam import precut_with_beam
 
-    return precut_with_beam(
-        INPUT.value, OUTPUT.value, settings, runner=RUNNER.value, beam_options=BEAM_OPTIONS.value, **options
-    )
+    options |= {"beam_options": BEAM_OPTIONS.value, "spool": SPOOL.value}
+    return precut_with_beam(source, output, settings, runner=RUNNER.value, **options)
 
 
 def _fps() -> int | Fraction:
@@ -148,16 +151,16 @@ def _check(store: str) -> None:
     print(f"{opened}: nothing is wrong")
 
 
-def _adopt() -> None:
+def _adopt(folder: str, output: str) -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    report = adopt(ADOPT.value, OUTPUT.value, LAYOUT.value, workers=_workers(), progress=say, overwrite=OVERWRITE.value)
+    report = adopt(folder, output, LAYOUT.value, workers=_workers(), progress=say, overwrite=OVERWRITE.value)
     for name, what in report.notes:
         print(f"note: {name}: {what}")
     for file in report.foreign:
         print(f"left out, not of this layout: {file}")
-    print(f"{report.videos} videos in {OUTPUT.value}")
+    print(f"{report.videos} videos in {output}")
     if report.refused:
         for name, kind, reason in report.refused:
             print(f"refused ({kind}): {name}: {reason}")

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -74,6 +76,32 @@ def test_what_the_local_pool_began_a_pipeline_goes_on_with(folder, tmp_path, mon
     precut_with_beam(folder, output, SETTINGS, runner="DirectRunner")
     precut(folder, tmp_path / "local", SETTINGS)
     assert content(output) == content(tmp_path / "local")
+
+
+def test_workers_without_a_common_file_system(folder, tmp_path):
+    """Cut videos, shards and the store lie on an object store; a kill between the two pipelines loses nothing."""
+    system, settings = fsspec.filesystem("memory"), dict(runner="DirectRunner", work=tmp_path / "work")
+    expected = precut(folder, tmp_path / "local", SETTINGS)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        precut_with_beam(folder, "memory://out/s", SETTINGS, **settings, spool="memory://tmp", progress=stop)
+    cut = sorted(system.find("/tmp"))
+    assert len(cut) == 5 + 10 and not system.exists("/out/s/store.json")
+    times = {path: system.modified(path) for path in cut}
+
+    def look(progress):
+        assert progress.finished or {path: system.modified(path) for path in cut} == times
+
+    report = precut_with_beam(folder, "memory://out/s", SETTINGS, **settings, spool="memory://tmp", progress=look)
+    assert report == expected
+    there = {Path(name).name: system.cat_file(name) for name in system.find("/out/s")}
+    assert there == content(tmp_path / "local")
+    assert not system.find("/tmp") and [entry.name for entry in tmp_path.iterdir()] == ["local"]
+    with pytest.raises(ValueError, match="a spool on an object store serves a store on one"):
+        precut_with_beam(folder, tmp_path / "s", SETTINGS, runner="DirectRunner", spool="memory://tmp")
 
 
 def test_mistakes_have_a_sentence(folder, tmp_path, monkeypatch):

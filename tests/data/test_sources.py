@@ -35,6 +35,7 @@ def film(codec, container, pix_fmt="yuv420p", size=(HEIGHT, WIDTH), options=None
     path = more.get("path")
     file = str(path) if path else io.BytesIO()
     with av.open(file, "w", format=container, options=more.get("muxer", {})) as out:
+        out.metadata["title"] = more.get("title", "")
         stream = out.add_stream(codec, rate=FPS, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.gop_size = 10
@@ -100,6 +101,14 @@ def test_every_kind_of_source_comes_whole_and_in_order(name, tmp_path):
 def test_the_suffix_does_not_matter(tmp_path):
     (tmp_path / "a.mp4").write_bytes(film("libvpx-vp9", "webm", options={"crf": "10"}))
     np.testing.assert_array_equal(shown(cut_video(tmp_path / "a.mp4", "a", SETTINGS)), np.arange(COUNT))
+
+
+def test_titles_in_other_alphabets_do_not_matter(tmp_path):
+    """Old files say their titles in any encoding."""
+    whole = film("libx264", "matroska", options={"crf": "8"}, title="ABCDEFG")
+    assert whole.count(b"ABCDEFG") == 1
+    (tmp_path / "a.mkv").write_bytes(whole.replace(b"ABCDEFG", b"\xe4\xf6\xfc\xff\xc7\xbe\xc5"))
+    np.testing.assert_array_equal(shown(cut_video(tmp_path / "a.mkv", "a", SETTINGS)), np.arange(COUNT))
 
 
 CUT_OFF = {

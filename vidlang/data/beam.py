@@ -1,13 +1,14 @@
 """The same store by an Apache Beam pipeline: DirectRunner here, or Dataflow, Flink or Spark on many machines.
 
-Workers cut videos into the spool, which has to lie on a file system that all of them see under the same path. From what
-is there the shards are planned as they always are, and a second pipeline writes them in parallel. Nothing of it is
-particular to Beam but who does the work, so a run may be killed, and taken up with or without it.
+Workers cut videos into a spool: on a file system that all of them see under the same path, or on an object store. From
+what is there the shards are planned as they always are, and a second pipeline writes them in parallel. A run that was
+killed is taken up by starting it again.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ from vidlang.data.assembling import Batch, write_shard
 from vidlang.data.cutting import PrecutSettings
 from vidlang.data.processes import Lost, run_jobs
 from vidlang.data.progress import Progress
-from vidlang.data.run import Plan, Report, Start, begin
+from vidlang.data.remote import is_address
+from vidlang.data.remote_spool import RemoteSpool
+from vidlang.data.run import Plan, Report, Run, Start, begin
 from vidlang.data.spool import CutJob, cut_to_spool, enter, failed
 
 
@@ -35,29 +38,68 @@ def precut_with_beam(
     retry_failed: bool = False,
     video_timeout: float | None = None,
     work: str | Path | None = None,
+    spool: str | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Report:
     """As `precut`, by a Beam runner; `beam_options` are its options as "key=value".
 
-    `video_timeout` also takes a process of its own for each video, so that one that dies is listed as failed.
+    `video_timeout` also takes a process of its own for each video, so that one that dies is listed as failed. `spool`
+    is an address on an object store, for workers that share no file system; then the store lies on one too, and `work`,
+    here, holds little.
     """
     pipeline = _pipeline(runner, beam_options)
+    if spool is not None and not (is_address(str(output)) and is_address(spool)):
+        raise ValueError(f"a spool on an object store serves a store on one, got {spool!r} and {str(output)!r}")
     with begin(inputs, output, work, Plan(settings, layout), Start(overwrite, restart, retry_failed)) as run:
+        remote = None if spool is None else _remote_spool(spool, run, restart)
         cut = functools.partial(_cut, video_timeout=video_timeout)
+        if remote is not None:
+            cut = functools.partial(remote.cut, cut=cut)
         _each(pipeline, "cut", [job.absolute() for job in run.jobs()], cut)
-        run.collect()
+        if remote is not None:
+            for number in remote.numbers():
+                if number not in run.work.outcomes and number not in run.work.written:
+                    remote.get(number, run.work.spool, chunks=False)
+        run.collect(verify=remote is None)
         progress(run.progress)
         if layout == "records":
-            batches, lines = list(run.ready()), run.work.root.resolve() / "lines"
-            lines.mkdir(exist_ok=True)
-            spool, store = run.work.spool.resolve(), run.work.store.resolve()
-            _each(pipeline, "write", batches, functools.partial(_write, spool=spool, store=store, lines=lines))
-            for batch in batches:
-                run.log(json.loads((lines / f"{batch.shard}.json").read_text()))
+            _write_shards(pipeline, run, remote)
         report = run.finish()
+        if remote is not None:
+            remote.remove()
         run.progress.finished = True
         progress(run.progress)
         return report
+
+
+def _remote_spool(address: str, run: Run, restart: bool) -> RemoteSpool:
+    """The spool of this very run, with what is here and not there."""
+    digest = hashlib.sha256((run.work.root / "run.json").read_bytes()).hexdigest()[:16]
+    remote = RemoteSpool(f"{address.rstrip('/')}/{digest}")
+    if restart:
+        remote.remove()
+    for number in run.work.retried:
+        remote.drop(number)
+    for number in run.work.outcomes:
+        if not remote.has(number):
+            remote.put(run.work.spool, number)
+    return remote
+
+
+def _write_shards(pipeline: Callable[[], Any], run: Run, remote: RemoteSpool | None) -> None:
+    """Writes all shards, each by whichever worker, and notes them."""
+    batches = list(run.ready())
+    if remote is not None:
+        _each(pipeline, "write", batches, functools.partial(remote.write, output=str(run.target.path)))
+        for batch in batches:
+            run.work.log(remote.line(batch.shard))
+        return
+    lines = run.work.root.resolve() / "lines"
+    lines.mkdir(exist_ok=True)
+    spool, store = run.work.spool.resolve(), run.work.store.resolve()
+    _each(pipeline, "write", batches, functools.partial(_write, spool=spool, store=store, lines=lines))
+    for batch in batches:
+        run.log(json.loads((lines / f"{batch.shard}.json").read_text()))
 
 
 def _pipeline(runner: str, options: Sequence[str]) -> Callable[[], Any]:

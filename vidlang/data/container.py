@@ -125,8 +125,9 @@ def _open(video: bytes | memoryview | Path) -> Iterator[tuple[InputContainer, av
     """The container and its first video stream; closed at once also after errors, or its file would stay open."""
     # "file:" and the whitelists keep a hostile name or playlist from opening other files or addresses.
     source = f"file:{video}" if isinstance(video, Path) else io.BytesIO(video)
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
-        container = av.open(source, "r", options={"protocol_whitelist": "file", "format_whitelist": FORMATS})
+        container = av.open(source, "r", options=options, metadata_errors="replace")
     except av.ArgumentError as error:
         raise BrokenVideo("it is no video file: no video stream in a container that is read", "unsupported") from error
     except av.FFmpegError as error:

@@ -139,10 +139,10 @@ class Run:
             self.target.keep(name)
         self.work.log(line)
 
-    def collect(self) -> None:
-        """Takes up what others have put into the spool."""
+    def collect(self, *, verify: bool) -> None:
+        """Takes up what others have put into the spool; chunks that lie elsewhere cannot be verified here."""
         before = set(self.work.outcomes)
-        self.work.collect()
+        self.work.collect(verify=verify)
         for number in self.work.outcomes.keys() - before:
             self._count(number)
 

@@ -56,14 +56,14 @@ class Work:
                 outcome = spool.load(self.spool, number, verify=False)
                 if outcome is not None and outcome.failure:
                     self.retried.append(number)
-        self.collect()
+        self.collect(verify=True)
 
-    def collect(self) -> None:
+    def collect(self, *, verify: bool) -> None:
         """Takes up what is in the spool; what is damaged, or in the store already, is removed from it."""
         for number in list(spool.entries(self.spool)):
             if number in self.outcomes:
                 continue
-            outcome = spool.load(self.spool, number, verify=number not in self.written)
+            outcome = spool.load(self.spool, number, verify=verify and number not in self.written)
             if outcome is None or number in self.written:
                 spool.remove(self.spool, number)
             else:
