@@ -115,6 +115,7 @@ def test_whole_videos_give_the_frames_of_records(records, tmp_path):
     (folder / "notes.txt").write_text("not a video")
     report = adopt(folder, folder / "store", "videos")  # inside, as the files' folder may be all there is
     assert report.foreign == ["notes.txt"] and report.videos == 3
+    assert adopt(folder, folder / "store", "videos", overwrite=True) == report
     store = open_store(folder / "store")
     assert store.kind == "videos" and store.videos == sorted(LENGTHS)
     for video, count in LENGTHS.items():
