@@ -82,8 +82,11 @@ def test_another_table_of_the_same_name_is_sorted_anew(tmp_path):
     for group_R, partner in (([1, 2, 1, 2], 2), ([1, 1, 2, 2], 1)):
         table = table_of(group_R).save(tmp_path / "clips.arrow")
         assert Groups.of(table, str).partner(0, 1, np.random.default_rng(0)) == partner
-    (tmp_path / "clips.arrow.groups").write_bytes(b"cut short")
-    assert Groups.of(table, str).partner(0, 1, np.random.default_rng(0)) == 1
+    whole = (tmp_path / "clips.arrow.groups").read_bytes()
+    for cut in (whole[:9], whole[:-1], b"\2" + whole[1:]):
+        (tmp_path / "clips.arrow.groups").write_bytes(cut)
+        assert Groups.of(table, str).partner(0, 1, np.random.default_rng(0)) == 1
+        assert (tmp_path / "clips.arrow.groups").read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_written_gets_no_file(tmp_path, monkeypatch):

@@ -125,11 +125,14 @@ def test_workers_that_never_begin_are_an_error(monkeypatch):
 
 
 def test_a_mistake_in_the_code_is_raised_as_it_is_and_costs_no_restart():
-    with Batches(Numbers([9], KeyError("lable")), first=0, workers=1, prefetch=2, patience=HASTY) as batches:
+    # Of the class that Grain raises for a worker that died.
+    with Batches(Numbers([9], RuntimeError("lable")), first=0, workers=1, prefetch=2, patience=HASTY) as batches:
         next(batches), next(batches)
-        with pytest.raises(KeyError, match="lable") as caught:
+        with pytest.raises(RuntimeError, match="^lable") as caught:
             next(batches)
         assert batches.restarts == 0 and "in fill" in "".join(caught.value.__notes__)
+        with pytest.raises(ValueError, match="closed"):
+            next(batches)
 
 
 def test_an_end_is_an_end():

@@ -10,6 +10,7 @@ a partner is found by binary search, and none of them holds an array of its own.
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +46,7 @@ class Groups:
         """
         stamp = _stamp(table)
         beside = None if table.path is None else f"{table.path}.groups"
-        if beside is not None and os.path.exists(beside) and tuple(_read_header(beside)[4:]) == stamp:
+        if beside is not None and os.path.exists(beside) and _is_of(beside, stamp):
             return cls(beside).checked()
         group_R = table.column("group")
         if beside is not None and os.access(os.path.dirname(beside), os.W_OK):
@@ -91,7 +92,8 @@ def _write(path: str, group_R: np.ndarray, stamp: tuple[int, int, int]) -> None:
     groups_G, first_G = sorted_R[first_G], np.append(first_G, len(group_R))
     alone = int((np.diff(first_G) == 1).sum())
     # Renamed into place, so that a reader never maps a half-written file.
-    partial = f"{path}.{os.getpid()}.partial"
+    # Several machines may write it at once.
+    partial = f"{path}.{secrets.token_hex(4)}.partial"
     with open(partial, "wb") as file:
         np.array([_VERSION, len(group_R), len(groups_G), alone, *stamp], np.int64).tofile(file)
         groups_G.astype(np.int64).tofile(file)
@@ -101,9 +103,16 @@ def _write(path: str, group_R: np.ndarray, stamp: tuple[int, int, int]) -> None:
 
 
 def _read_header(path: str) -> np.ndarray:
-    header = np.fromfile(path, np.int64, _HEADER)
-    # A file cut short or of another version is written anew.
-    return header if len(header) == _HEADER and header[0] == _VERSION else np.full(_HEADER, -1, np.int64)
+    return np.fromfile(path, np.int64, _HEADER)
+
+
+def _is_of(path: str, stamp: tuple[int, int, int]) -> bool:
+    """Whether the file is whole, of this version, and sorts the table of this stamp."""
+    header = _read_header(path)
+    if len(header) < _HEADER or header[0] != _VERSION or tuple(header[4:].tolist()) != stamp:
+        return False
+    rows, groups = int(header[1]), int(header[2])
+    return os.path.getsize(path) == (_HEADER + 2 * groups + 1) * 8 + rows * np.dtype(_row_type(rows)).itemsize
 
 
 def _row_type(rows: int) -> type:

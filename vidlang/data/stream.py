@@ -83,6 +83,12 @@ class Batches:
                 batch = self._crew.next()
             except WorkerLost as lost:
                 self._recover(lost)
+            except StopIteration:
+                raise
+            except Exception:
+                # Grain has gone past this batch: whoever asked again would get the next in its place.
+                self.close()
+                raise
             else:
                 self._step, self._failures = self._step + 1, 0
                 return batch
@@ -91,6 +97,7 @@ class Batches:
         """Starts new workers where the old ones failed, or raises when that was tried often enough."""
         self._failures += 1
         if self._failures > self._patience.restarts:
+            self.close()
             raise RuntimeError(
                 f"The data workers were lost {self._failures} times in a row before step {self._step} was made, the "
                 f"last time because {lost}. Is there enough memory? workers=0 makes batches in this process and shows "
