@@ -59,6 +59,7 @@ def test_captions_are_rows_in_all_forms(root, store, rows_of, monkeypatch, at_on
 
 
 def test_short_clips_are_widened(root, store):
+    assert howto100m.load("caption", root=str(root), store=store, min_time=0).cell(0, "end") == 3
     table = howto100m.load("caption", root=str(root), store=store)
     spans = list(zip(table.column("start").tolist(), table.column("end").tolist(), strict=True))
     assert spans == [(0, 5), (9, 16.5), (18, 23), (58, 70)]
@@ -130,6 +131,7 @@ def test_what_is_no_text_is_left_out_and_numbers_stay(root, store, caplog):
             {"start": [1, 95, 2], "end": [2, 96, 4]},
             "caption.json, video 1, caption 1: the clip 93 to 98 s .* starts after",
         ),
+        ({"text": [None, "b", "c"], "start": [1, 2, 80]}, "caption.json, video 1, caption 2: the clip 80 to 4 s"),
         ({"start": [1, 8, 2]}, "caption.json, video 1, caption 1: the clip 8 to 3 s of video 'vid-a' is none"),
         ({"start": [1, 2]}, "video 'vid-a': start, end and text must have the same length, found 2, 3 and 3"),
         ({"start": [1, "x", 2]}, "video 'vid-a', caption 1: 'start' must be a number, found 'x'"),

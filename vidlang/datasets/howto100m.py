@@ -167,8 +167,7 @@ def nearest(start_K: np.ndarray, end_K: np.ndarray, count: int) -> np.ndarray:
     for size in range(1, count):
         # A run that starts with the video stays there; one that ends with it takes the rest from before.
         at_start_K, at_end_K = first_K == 0, end_place_K == last
-        stopping_K = growing_K & ~at_start_K & at_end_K
-        first_K = np.where(stopping_K, first_K - (count - size), first_K)
+        first_K = np.where(growing_K & at_end_K, first_K - (count - size), first_K)
         growing_K &= ~at_start_K & ~at_end_K
         before_K, after_K = np.maximum(first_K - 1, 0), np.minimum(end_place_K + 1, last)
         back_K = end_K[end_place_K] - start_K[before_K] < end_K[after_K] - start_K[np.maximum(first_K, 0)]
