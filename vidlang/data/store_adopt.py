@@ -98,18 +98,14 @@ def adopt(
         if not report.videos:
             first = f"; the first that was refused: {report.refused[0]}" if report.refused else ""
             raise ValueError(f"nothing in {str(source)!r} can be adopted with the layout {layout!r}{first}")
-        more: dict[str, Any] = {"root": _root(source, output), "layout": layout}
-        settings: dict[str, Any] = {}
+        header: dict[str, Any] = {"root": _root(source, output), "layout": layout, "kind": LAYOUTS[layout]}
+        settings = writer.common()
         if LAYOUTS[layout] == "chunk_files":
-            more["cut_seconds"] = settings["chunk_seconds"] = _cut_seconds(cuts, cut_seconds, layout)
+            header["cut_seconds"] = settings["chunk_seconds"] = _cut_seconds(cuts, cut_seconds, layout)
         if LAYOUTS[layout] == "videos":
-            more["times"] = stamp(building / "times.arrow")
-        content = writer.content.hexdigest()
-        settings |= writer.common()
-        kind = LAYOUTS[layout]
-        write_header(
-            building, videos=report.videos, content_hash=content, settings=settings, shards=shards, kind=kind, **more
-        )
+            header["times"] = stamp(building / "times.arrow")
+        header |= {"shards": shards, "content_hash": writer.content.hexdigest()}
+        write_header(building, videos=report.videos, settings=settings, **header)
     return report
 
 
