@@ -11,9 +11,7 @@ models choose among all answers of the training questions, as the dataset's base
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import pyarrow as pa
 
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._files import field
+from vidlang.datasets._stream import stream_object
 from vidlang.datasets._tables import cached, checked, choose, published
 from vidlang.datasets._texts import class_ids, naming, texts
 
@@ -29,11 +28,6 @@ ORIGIN = "AGQA's balanced questions come from the dataset's pages"
 # Kinds of reasoning that the dataset's tables are split by, beside `kind`.
 FREE = {"reasoning": pa.list_(pa.string()), "semantic": pa.string(), "structural": pa.string()}
 _BATCH = 50_000
-_BLOCK = 1 << 20
-# An entry that takes more characters is a mistake in the file, which must not be read to its end to be found.
-_LONGEST = 1 << 24
-_DECODER = json.JSONDecoder()
-_BETWEEN, _COLON, _SPACE = (re.compile(text) for text in (r"[\s,]*", r"\s*:\s*", r"\s*"))
 
 
 def load(
@@ -65,7 +59,7 @@ def load(
 def answer_list(root: str) -> list[str]:
     """All answers of the training questions, sorted; their places are the class ids."""
     path = _path(root, "train")
-    return sorted({field(item, "answer", str, f"{path}, question {key!r}") for key, item in _entries(path)})
+    return sorted({field(item, "answer", str, f"{path}, question {key!r}") for key, item in stream_object(path)})
 
 
 def _path(root: str, split: str) -> Path:
@@ -75,7 +69,7 @@ def _path(root: str, split: str) -> Path:
 def _questions(path: Path, name: Callable[[str], str], number_of: Callable[[str], int] | None) -> pa.Table:
     tables: list[pa.Table] = []
     rows: list[dict[str, Any]] = []
-    for key, item in _entries(path):
+    for key, item in stream_object(path):
         rows.append(_row(key, item, f"{path}, question {key!r}", name))
         if number_of is not None:
             rows[-1]["answer"] = number_of(rows[-1]["answers"][0])
@@ -109,49 +103,3 @@ def _row(key: str, item: Any, where: str, name: Callable[[str], str]) -> dict[st
 def _arrow(rows: list[dict[str, Any]]) -> pa.Table:
     schema = [(name, ClipTable.type_of(name) or FREE[name]) for name in rows[0]]
     return pa.Table.from_pylist(rows, schema=pa.schema(schema))
-
-
-def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """(key, value) of each entry of a file that is one JSON object; a few blocks of it are in memory at once."""
-    with path.open(encoding="utf-8") as file:
-        opening = next((letter for letter in iter(lambda: file.read(1), "") if not letter.isspace()), "")
-        if opening != "{":
-            raise _broken(path, opening)
-        text, at = "", 0
-        while True:
-            try:
-                entry = _entry(text, at)
-            except (ValueError, IndexError) as error:  # most often: the rest of the entry is in the next block
-                more = file.read(_BLOCK)
-                if not more or len(text) - at > _LONGEST:
-                    raise _broken(path, text[at : at + 40]) from error
-                text, at = text[at:] + more, 0
-                continue
-            if entry is None:
-                return
-            key, value, at = entry
-            yield key, value
-
-
-def _broken(path: Path, near: str) -> ValueError:
-    return ValueError(f"{path} is not one JSON object near {near!r}; is the download complete?")
-
-
-def _entry(text: str, at: int) -> tuple[str, Any, int] | None:
-    """The entry that begins at this place and where it ends; None at the end of the object."""
-    at = _skip(_BETWEEN, text, at)
-    if text[at] == "}":
-        return None
-    key, at = _DECODER.raw_decode(text, at)
-    value, at = _DECODER.raw_decode(text, _skip(_COLON, text, at))
-    # Without what follows, a number could go on in the next block.
-    if text[_skip(_SPACE, text, at)] not in ",}" or not isinstance(key, str):
-        raise ValueError("an entry must be a name and a value")
-    return key, value, at
-
-
-def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    if match is None:
-        raise ValueError(f"expected {pattern.pattern}")
-    return match.end()
