@@ -1,8 +1,10 @@
 """Damage is told in one sentence, in bounded time, and touches no later decode."""
 
+import io
 import time
 import warnings
 
+import av
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from vidlang.data.mp4 import read_index
 
 HEIGHT, WIDTH, COUNT = 64, 96, 60
 FULL = CropBox(0, 0, HEIGHT, WIDTH)
+FRAGMENTS = "frag_keyframe+empty_moov"
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +85,53 @@ def test_most_damage_within_frames_is_told(house):
         except BrokenVideo:
             told += 1
     assert told > 20
+
+
+def test_kinds_sort_failures(house):
+    """What is wrong is told by kind, so that a training can count it."""
+    turned = bytearray(house)
+    matrix = house.index(b"tkhd") + 4 + 40
+    turned[matrix : matrix + 20] = np.array([46341, 46341, 0, -46341, 46341], ">i4").tobytes()  # by 45 degrees
+    for broken, kind in (
+        (b"", "empty"),
+        (house[:4000], "truncated"),
+        (house[: len(house) // 2], "truncated"),
+        (house[: house.index(b"mdat") + 4] + bytes(len(house) - house.index(b"mdat") - 4), "damaged"),
+        (house.replace(b"stsz", b"stsx"), "damaged"),
+        (bytes(turned), "unsupported"),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(BrokenVideo) as caught:
+                decode(broken, np.array([0, 20]), FULL, (30, 20))
+        assert caught.value.kind == kind, (kind, str(caught.value))
+
+
+@pytest.mark.parametrize("container", [False, True])
+def test_a_deadline_ends_decoding_between_two_packets(house, container, monkeypatch):
+    """By random access and through the container, and the decoder serves on."""
+    if container:
+        house = fragmented(house)
+    frames_T = np.arange(COUNT)
+    clock, ticks = time.monotonic(), iter(range(10**6))
+    monkeypatch.setattr("vidlang.data.failures.time.monotonic", lambda: clock + next(ticks))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = decode(house, frames_T, FULL, (30, 20), deadline=clock + 10**5)
+        assert next(ticks) > COUNT  # the clock was read for each packet
+        with pytest.raises(BrokenVideo, match="longer than allowed") as caught:
+            decode(house, frames_T, FULL, (30, 20), deadline=clock + next(ticks) + 20)
+        assert caught.value.kind == "timeout"
+        np.testing.assert_array_equal(decode(house, frames_T, FULL, (30, 20)), expected)
+
+
+def fragmented(mp4):
+    """The same frames in a fragmented MP4, which is read through the container."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(mp4)) as source, av.open(file, "w", format="mp4", options={"movflags": FRAGMENTS}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    return file.getvalue()
