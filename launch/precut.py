@@ -10,7 +10,6 @@ killed goes on when the same command is given again. Videos that cannot be read 
 STORE/failed.jsonl, and make the exit code 1, as what --check finds does; without a store it is 2.
 """
 
-import os
 import sys
 import time
 import traceback
@@ -23,6 +22,7 @@ from absl import flags
 from launch import cli
 from vidlang.data.chunks import open_store
 from vidlang.data.encode import ENCODINGS
+from vidlang.data.machine import available_cores
 from vidlang.data.precut import PrecutSettings, Progress, Report, precut
 from vidlang.data.store_adopt import adopt
 
@@ -109,7 +109,7 @@ def _fps() -> int | Fraction:
 
 
 def _workers() -> int:
-    return len(os.sched_getaffinity(0)) if WORKERS.value is None else WORKERS.value
+    return available_cores() if WORKERS.value is None else WORKERS.value
 
 
 class ProgressLine:

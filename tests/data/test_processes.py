@@ -6,6 +6,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+from vidlang.data.processes import Lost, Sign, run_jobs
+
 SCRIPT = """
 import os, time
 from vidlang.data.processes import worker_pool
@@ -41,3 +45,79 @@ def test_helpers_end_with_a_killed_parent(repository, tmp_path):
     for helper in left:
         os.kill(helper, signal.SIGKILL)
     assert not left
+
+
+CODE = """
+import os, signal, time
+from pathlib import Path
+
+LOG = Path(__file__).with_name("log")
+
+def note(text):
+    with open(LOG, "a") as file:
+        file.write(text + "\\n")
+
+def work(job, sign):
+    died = LOG.read_text().count(f"+{job}\\n") if LOG.exists() else 0
+    note(f"+{job}")
+    for _ in range(4):
+        time.sleep(0.05)
+        sign(job)
+    if job.startswith("dies") and not died:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "hangs":
+        time.sleep(600)
+    if job == "raises":
+        raise KeyError("a mistake")
+    if job == "disk":
+        raise OSError(28, "No space left on device")
+    note(f"-{job}")
+    return job.upper()
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A function that helpers can import, which notes when it begins and ends."""
+    (tmp_path / "noting_work.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import noting_work
+
+    yield noting_work.work
+    del sys.modules["noting_work"]
+
+
+def most_at_once(lines):
+    running, most = 0, 0
+    for line in lines:
+        running += 1 if line.startswith("+") else -1
+        most = max(most, running)
+    return most
+
+
+def test_every_job_is_answered_and_one_that_dies_is_tried_again_alone(work, tmp_path):
+    jobs = ["a", "dies", "b", "c", "d", "dies too"]
+    news = list(run_jobs(work, jobs, workers=2, silence=30))
+    assert sorted(answer for _, answer in news if isinstance(answer, str)) == sorted(job.upper() for job in jobs)
+    assert sum(isinstance(answer, Sign) for _, answer in news) == 4 * (len(jobs) + 2)
+    lines = (tmp_path / "log").read_text().split("\n")[:-1]
+    for job in ("dies", "dies too"):
+        first = lines.index(f"+{job}")
+        second = lines.index(f"+{job}", first + 1)
+        assert lines[second + 1] == f"-{job}", "another job ran beside the second try"
+        del lines[first]
+    assert lines.count("+a") == 1 and most_at_once(lines) <= 2
+
+
+def test_without_room_jobs_wait_for_each_other(work, tmp_path):
+    assert len([a for _, a in run_jobs(work, list("abcd"), workers=3, room=lambda: False) if isinstance(a, str)]) == 4
+    assert most_at_once((tmp_path / "log").read_text().split("\n")[:-1]) == 1
+
+
+def test_silence_ends_a_job_and_errors_end_the_run(work):
+    news = [each for each in run_jobs(work, ["hangs", "a"], workers=1, silence=1) if not isinstance(each[1], Sign)]
+    assert news == [("hangs", Lost("timeout", "nothing came of it for 1 s")), ("a", "A")]
+    with pytest.raises(RuntimeError, match="KeyError: 'a mistake'"):
+        list(run_jobs(work, ["a", "raises"], workers=2))
+    with pytest.raises(OSError, match="No space left on device"):
+        list(run_jobs(work, ["disk"], workers=1))

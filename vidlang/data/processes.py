@@ -146,7 +146,7 @@ class _Crew(Generic[Job]):
         for helper in [helper for helper in self._helpers if helper.busy]:
             if helper.pipe in ready:
                 yield from self._listen(helper)
-            elif self._silence is not None and time.monotonic() - helper.heard > self._silence:
+            elif self._silence is not None and helper.ready and time.monotonic() - helper.heard > self._silence:
                 job = helper.job
                 self._remove(helper)
                 yield job, Lost("timeout", f"nothing came of it for {self._silence:g} s")  # type: ignore[misc]

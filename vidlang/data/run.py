@@ -18,11 +18,11 @@ from vidlang.data import folders, record_writer, spool
 from vidlang.data.assembling import Batch, Planner, check_layout, unpack, write_files, write_shard
 from vidlang.data.chunks import open_store
 from vidlang.data.cutting import PrecutSettings
-from vidlang.data.inputs import find_inputs
+from vidlang.data.inputs import Input, find_inputs
 from vidlang.data.progress import Progress
 from vidlang.data.spool import CutJob, Failure, Outcome
 from vidlang.data.store_writer import close_store, plain
-from vidlang.data.target import LocalTarget, open_target
+from vidlang.data.target import LocalTarget, Target, open_target
 from vidlang.data.work import Work
 
 
@@ -70,23 +70,25 @@ def begin(
         raise ValueError(f"a store on an object store has the layout 'records', got {plan.layout!r}")
     with folders.owned(target.work):
         try:
-            target.check(start.overwrite)
-            if start.restart:
-                folders.clear(target.work)
-            limits = {"shard_chunks": record_writer.CHUNKS_PER_SHARD, "shard_bytes": record_writer.SHARD_BYTES}
-            opened = Work(target, videos, {**plain(plan.settings), "layout": plan.layout, **limits})
-            opened.open(retry_failed=start.retry_failed)
-            run = Run(opened, plan)
-        except BaseException:
-            if not (target.work / "run.json").exists():
-                shutil.rmtree(target.work)
-            raise
-        try:
-            yield run
+            yield _open(target, videos, plan, start)
         except OSError as error:
             raise OSError(
-                f"{error}; what is done is kept in {str(target.work)!r}: mend this and run the same command again"
+                f"the disk or the network failed: {error}; what is done is kept in {str(target.work)!r}: "
+                "mend this and run the same command again"
             ) from error
+        finally:
+            if target.work.exists() and not (target.work / "run.json").exists():
+                shutil.rmtree(target.work)
+
+
+def _open(target: Target, videos: list[Input], plan: Plan, start: Start) -> Run:
+    target.check(start.overwrite)
+    if start.restart:
+        folders.clear(target.work)
+    limits = {"shard_chunks": record_writer.CHUNKS_PER_SHARD, "shard_bytes": record_writer.SHARD_BYTES}
+    work = Work(target, videos, {**plain(plan.settings), "layout": plan.layout, **limits})
+    work.open(retry_failed=start.retry_failed)
+    return Run(work, plan)
 
 
 class Run:
@@ -152,7 +154,6 @@ class Run:
         self.write_ready()
         if not work.written:
             folders.clear(work.root)
-            shutil.rmtree(work.root)
             raise ValueError(
                 f"none of the {len(work.videos)} videos could be read; the first, {failures[0].name!r}: "
                 f"{failures[0].reason}"
