@@ -9,7 +9,8 @@
 
 The files come from the dataset's pages, with the 157 classes in Charades_v1_classes.txt. Protocols: clips="scripts" is
 retrieval of whole videos by their script, one each, among the whole test set (ECLIPSE, SViTT); clips="descriptions"
-has what viewers wrote afterwards, several texts a video; clips="actions" has a row for each annotated action.
+has what viewers wrote afterwards, several texts a video; clips="actions" has a row for each annotated action. The
+protocols of first-person models on Charades-Ego are read by `charades_ego`.
 """
 
 from __future__ import annotations
