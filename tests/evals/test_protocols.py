@@ -235,6 +235,26 @@ def test_what_cannot_be_evaluated_says_why(protocol, columns, broken, message):
         run(protocol, table_of(**columns), broken=broken)
 
 
+def test_views_of_a_clip_count_by_their_mean():
+    class Views(ToyData):
+        """Each batch comes once for each view; the second sees one ball more, and nothing of row 1."""
+
+        def batches(self):
+            for batch in super().batches():
+                for view in range(2):
+                    video, valid = batch["video_BTHWC"].copy(), batch["valid_B"].copy()
+                    video[:, :, 0, WORDS.index("ball"), :] += view
+                    valid &= (batch["index_B"] != 1) | (view == 0)
+                    yield {**batch, "video_BTHWC": video, "valid_B": valid, "view_B": np.full(len(valid), view)}
+
+    once, _ = _embed.embed_clips(ToyPredict(), ToyData(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
+    found, present = _embed.embed_clips(ToyPredict(), Views(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
+    want = once + 0.5 * np.eye(len(WORDS))[WORDS.index("ball")]
+    want[1] = once[1]
+    np.testing.assert_array_equal(found, want)
+    assert present.all()
+
+
 def test_a_row_that_comes_twice_is_refused():
     class Twice(ToyData):
         def batches(self):

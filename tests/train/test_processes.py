@@ -26,6 +26,7 @@ from vidlang.train.stages import train
 config = tiny_config.get_config(corpus)
 stage = config.stages[0]
 stage.duration, config.mesh = duration, {"data": 2, "fsdp": 2}
+stage.augment = {"flip": 0.5, "jitter": {"contrast": 0.4, "hue": 0.2}, "blur": {"sigma": (0.1, 1.0)}}
 metrics = train(config, workdir)
 if rank == "0":
     print(metrics)

@@ -16,25 +16,32 @@ VIDEO_FIELDS = ("video_BTHWC", "yuv_BTXW")
 def embed_clips(predict: Any, data: Any, params: Any) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings [rows of the table, E] in table order, and which rows have one.
 
-    Rows that pad a batch are dropped. A row that never came valid, because its clip is broken, has none.
+    Rows that pad a batch are dropped. A row that never came valid, because its clip is broken, has none. Of a row that
+    is seen as several views the mean counts, with which similarities are the means of its views' similarities.
     """
     video_NE: np.ndarray | None = None
-    present_N = np.zeros(len(data.table), bool)
+    views_N = np.zeros(len(data.table), np.int64)
+    seen: set[tuple[int, int]] = set()
     for batch in data.batches():
         clips = {name: batch[name] for name in VIDEO_FIELDS if name in batch}
         video_BE = predict("embed_video", params, **clips)
         valid_B = predict.gather(batch["valid_B"]).astype(bool)
         index_B = predict.gather(batch["index_B"])[valid_B]
-        if len(set(index_B.tolist())) < len(index_B) or present_N[index_B].any():
+        view_B = predict.gather(batch["view_B"])[valid_B] if "view_B" in batch else np.zeros_like(index_B)
+        found = set(zip(index_B.tolist(), view_B.tolist(), strict=True))
+        if len(found) < len(index_B) or found & seen:
             raise ValueError("an evaluation batch repeats a row of the table that is marked valid; each must come once")
+        seen |= found
         if video_NE is None:
             video_NE = np.zeros((len(data.table), video_BE.shape[1]), np.float32)
-        video_NE[index_B] = video_BE[valid_B]
-        present_N[index_B] = True
+        np.add.at(video_NE, index_B, video_BE[valid_B])
+        np.add.at(views_N, index_B, 1)
+    present_N = views_N > 0
     if video_NE is None or not present_N.any():
         raise ValueError(
             f"nothing to evaluate: none of the {len(data.table)} clips could be read; check the store and the table"
         )
+    video_NE[present_N] /= views_N[present_N, None]
     _warn_if_not_finite("clips", video_NE[present_N])
     return video_NE, present_N
 
