@@ -58,6 +58,13 @@ def test_videos_need_not_be_cut(path, store):
         perception_test.load("valid", root=str(path.parent), store=store)
 
 
+@pytest.mark.parametrize(("frame", "rate", "end"), [(-1, 30, 30.0), (0, 30, 30.0), (1, 25, 0.04), (9, 1, 9.0)])
+def test_a_cut_is_a_number_of_frames(path, store, spoil, frame, rate, end):
+    spoil(path.parent / "cut_frame_mapping_valid.json", lambda cuts: cuts.update(video_9=frame))
+    spoil(path, lambda content: content["video_9"]["metadata"].update(frame_rate=rate))
+    assert perception_test.load("valid", root=str(path.parent), store=store).cell(2, "end") == end
+
+
 def test_the_test_split_has_no_answers(write_json, store):
     path = write_json("mc_question_test.json", {"video_9": video(question(0, None))})
     table = perception_test.load("test", root=str(path.parent), store=store)
