@@ -4,6 +4,8 @@ import logging
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -164,6 +166,53 @@ def test_a_failure_leaves_no_table(tmp_path, store):
     with pytest.raises(ValueError, match="row 3: video 'd'"):
         cached("name", [source], {}, store, lambda: checked_parts(parts, store, "error", place))
     assert not [name for name in os.listdir(tmp_path / ".vidlang") if name.endswith((".arrow", ".partial"))]
+
+
+def test_a_file_without_rows_is_named(tmp_path, store):
+    source = tmp_path / "file.csv"
+    source.write_text("one")
+    for parts in ([], [(clips(("a", 0, 1)).slice(0, 0), np.array([], int))]):
+        with pytest.raises(ValueError, match="file.csv has no clips for what was asked"):
+            cached("name", [source], {}, store, lambda parts=parts: checked_parts(parts, store, "error", place))
+
+
+OWN_MEMORY = """
+import pickle, sys
+
+def own():
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1000
+
+import numpy as np
+import vidlang.data.clips
+data = pickle.loads(sys.stdin.buffer.read())
+before = own()
+table = pickle.loads(data)
+for row in np.random.default_rng(0).integers(0, len(table), 2000).tolist():
+    table.cell(row, "texts"), table.cell(row, "video"), table.cell(row, "start"), table.cell(row, "group")
+print(own() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the kernel does not count memory here")
+def test_a_worker_shares_the_table_with_the_others(tmp_path, store):
+    source, rows = tmp_path / "file.csv", 200_000
+    source.write_text("one")
+    columns = {
+        "video": pa.array(["a"] * rows),
+        "start": np.zeros(rows),
+        "end": np.ones(rows),
+        "texts": pa.array([["a sentence of some forty letters, or more"]] * rows),
+        "group": np.arange(rows),
+    }
+    parts = [(pa.table(columns), np.arange(rows))]
+    table = cached("name", [source], {}, store, lambda: checked_parts(parts, store, "error", place))
+    table = ClipTable.concatenate([table, table])
+    data = pickle.dumps(table)
+    size = os.path.getsize(table._parts[0].path) / 1e6
+    run = subprocess.run([sys.executable, "-c", OWN_MEMORY], input=pickle.dumps(data), capture_output=True, check=True)
+    # Megabytes: a little for the interpreter, next to none for the rows.
+    assert size > 15 and len(data) < 1000 and float(run.stdout) < 6
 
 
 def test_the_folder_can_be_chosen_and_others_tables_are_used(tmp_path, store, make, monkeypatch):

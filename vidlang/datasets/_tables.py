@@ -156,8 +156,20 @@ def cached(
             if not path.exists():  # another process may have made it while this one waited
                 logging.info("Reading %s; the table is kept in %s for the next time.", sources[0], path)
                 made = make()
-                made.save(path) if isinstance(made, ClipTable) else ClipTable.write(path, made, store)
+                made.save(path) if isinstance(made, ClipTable) else ClipTable.write(
+                    path, _some(made, sources[0]), store
+                )
     return ClipTable.open(path)
+
+
+def _some(tables: Iterable[pa.Table], path: Path) -> Iterator[pa.Table]:
+    """The tables; an error where they have no row."""
+    empty = True
+    for table in tables:
+        empty = empty and not len(table)
+        yield table
+    if empty:
+        raise ValueError(f"{path} has no clips for what was asked")
 
 
 def _cache_folder(beside: Path) -> Path:
