@@ -90,7 +90,12 @@ def test_workers_without_a_common_file_system(folder, tmp_path):
         precut_with_beam(folder, "memory://out/s", SETTINGS, **settings, spool="memory://tmp", progress=stop)
     cut = sorted(system.find("/tmp"))
     assert len(cut) == 5 + 10 and not system.exists("/out/s/store.json")
+    before = system.modified(cut[0])  # of the video that is broken
+    with pytest.raises(KeyboardInterrupt):
+        options = {**settings, "progress": stop, "retry_failed": True}
+        precut_with_beam(folder, "memory://out/s", SETTINGS, **options, spool="memory://tmp")
     times = {path: system.modified(path) for path in cut}
+    assert times[cut[0]] > before and min(times, key=times.get) != cut[0]
 
     def look(progress):
         assert progress.finished or {path: system.modified(path) for path in cut} == times

@@ -10,6 +10,7 @@ import textwrap
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from vidlang.data import precut as precut_module
@@ -88,6 +89,12 @@ def test_shards_end_with_a_video(whole):
     }
 
 
+def test_a_shard_is_full_at_its_number_of_chunks(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_writer, "CHUNKS_PER_SHARD", 4)
+    precut(folder, tmp_path / "store", SETTINGS)
+    assert list(json.loads((tmp_path / "store" / "store.json").read_text())["shards"].values()) == [4, 5, 1]
+
+
 def test_shards_end_at_a_number_of_bytes_too(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(record_writer, "SHARD_BYTES", 1)
     precut(folder, tmp_path / "store", SETTINGS)
@@ -135,6 +142,9 @@ def test_chunks_as_files(layout, second, whole, folder, tmp_path):
     for name in NAMES:
         for chunk in range(len(records.chunk_frames(name))):
             assert files.read(name, chunk) == records.read(name, chunk)
+    index = pa.ipc.open_file((tmp_path / "files" / "index.arrow").read_bytes()).read_all().to_pylist()
+    for name, time_ns in ((name, t) for row in index for name, t in zip(row["file"], row["modified_ns"], strict=True)):
+        assert (tmp_path / "files" / name).stat().st_mtime_ns == time_ns
     precut(folder, tmp_path / "again", settings, layout=layout, workers=2)
     assert content(tmp_path / "again") == content(tmp_path / "files")
 
@@ -305,6 +315,11 @@ def test_an_old_store_stays_until_the_new_one_is_whole(whole, folder, tmp_path, 
     assert content(output) == before
     precut(folder, output, SETTINGS, overwrite=True)
     assert content(output) == content(whole[0])
+    (tmp_path / "store.partial" / "spool").mkdir(parents=True)  # as a kill leaves it when all was done
+    (tmp_path / "store.partial" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="there is a complete chunk store"):
+        precut(folder, output, SETTINGS)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
 
 
 CUTTER = """
