@@ -6,6 +6,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -166,6 +168,20 @@ def test_a_failure_leaves_no_table(tmp_path, store):
     with pytest.raises(ValueError, match="row 3: video 'd'"):
         cached("name", [source], {}, store, lambda: checked_parts(parts, store, "error", place))
     assert not [name for name in os.listdir(tmp_path / ".vidlang") if name.endswith((".arrow", ".partial"))]
+
+
+def test_who_comes_together_makes_the_table_once(tmp_path, store, make):
+    source = tmp_path / "file.csv"
+    source.write_text("one")
+
+    def slowly():
+        time.sleep(0.2)
+        return make()
+
+    # Each opens the lock file itself, as processes do.
+    with ThreadPoolExecutor(4) as pool:
+        tables = list(pool.map(lambda _: cached("name", [source], {}, store, slowly), range(4)))
+    assert make.count == 1 and len({table.path for table in tables}) == 1
 
 
 def test_a_file_without_rows_is_named(tmp_path, store):
