@@ -18,6 +18,7 @@ from vidlang.data.blocks import Blocks, shared_folder
 from vidlang.data.patience import Patience
 from vidlang.data.pipeline import ClipSpec, train_stream
 from vidlang.data.stream import Batches
+from vidlang.data.workers import kept_batches
 
 # Workers cannot import a test by its name.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -154,20 +155,36 @@ def test_batches_outlive_their_stream():
     assert one["number_B"].tolist() == [0, 1, 2, 3] and one["number_B"].flags.writeable
 
 
-def test_a_block_lives_as_long_as_its_arrays():
-    blocks = Blocks()
+def test_a_block_is_used_again_when_its_last_array_is_gone():
+    taker = Blocks()
+    maker = Blocks(taker.path("")[:-1])
     layout = {"one_B": ((3,), np.dtype(np.int8)), "two_BT": ((3, 5), np.dtype(np.float64))}
-    block, made = blocks.make(layout)
+    block, made = maker.make(layout)
     made["one_B"][:], made["two_BT"][:] = 7, np.arange(15).reshape(3, 5)
-    taken = blocks.take(block)
-    assert not left_behind()
+    taken = taker.take(block)
     np.testing.assert_array_equal(taken["two_BT"], np.arange(15).reshape(3, 5))
-    taken["one_B"][1] = 9
-    assert made["one_B"].tolist() == [7, 9, 7]
     assert all(array.flags.c_contiguous and array.ctypes.data % 64 == 0 for array in taken.values())
-    blocks.make(layout)
-    assert len(left_behind()) == 1
-    blocks.clear()
+    part = taken["two_BT"][1:, ::2]
+    del taken
+    second, _ = maker.make(layout)
+    assert second.path != block.path and part[0, 0] == 5  # in use through a view of a view
+    del part
+    assert maker.make(layout)[0].path == block.path
+    larger = maker.make({"one_B": ((300,), np.dtype(np.int8))})[0]
+    taker.take(larger)  # and nobody holds it
+    assert maker.make(layout)[0].path not in (block.path, second.path, larger.path)
+    assert len(left_behind()) == 4
+    kept = taker.take(second)["one_B"]
+    taker.clear()
+    assert not left_behind() and kept.tolist() == [0, 0, 0]
+    del kept  # its file is gone, which is no error
+
+
+def test_workers_use_few_blocks_for_many_batches():
+    with Batches(Numbers(), first=0, workers=1, prefetch=2, patience=HASTY) as batches:
+        for _ in range(60):
+            next(batches)
+        assert len([path for path in left_behind() if "marks" not in path.name]) <= kept_batches(1, 2)
 
 
 def test_no_room_for_a_block_is_said_and_not_died_of(monkeypatch):
