@@ -65,6 +65,20 @@ def test_lists_of_files_are_read(tmp_path, load, lines):
     ]
 
 
+def test_other_classes_give_other_texts(tmp_path, load):
+    (tmp_path / "val.csv").write_text("7.mp4 0\n")
+    for name in ("zumba", "abseiling"):
+        (tmp_path / "label_map_k400.txt").write_text(name)
+        assert load(named=True)[0]["texts"] == [name]
+
+
+def test_official_labels_are_those_of_the_training_file(tmp_path, load):
+    (tmp_path / "val.csv").write_text("\n".join(OFFICIAL.splitlines()[:2]))
+    for more, label in (("", 1), ("abseiling,x,0,10,train\n", 2)):
+        (tmp_path / "train.csv").write_text(OFFICIAL + more)
+        assert load()[0]["label"] == label
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
