@@ -115,6 +115,7 @@ def test_workers_that_always_die_are_an_error():
         numbers(Numbers(fatal=range(4, 10)), 3, workers=1, patience=Patience(0.5, 0.5, 3.0, restarts=1))
 
 
+@pytest.mark.slow
 def test_workers_that_never_begin_are_an_error(monkeypatch):
     """As when the disk with the Python packages hangs. Another stream's workers live on."""
     with Batches(Numbers(), first=0, workers=1, prefetch=2, patience=HASTY) as other:

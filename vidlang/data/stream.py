@@ -43,7 +43,8 @@ class StreamOptions:
 class Batches:
     """Batches `first`, `first` + 1, ... (`count` of them), made by one thread or by worker processes; close it.
 
-    Up to `prefetch` batches wait ready. `restarts` counts how often the workers had to be started anew.
+    Up to `prefetch` batches wait ready. `workers` is their number where it was chosen, `restarts` counts how often they
+    had to be started anew.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Batches:
         self._given_up: dict[Attempt, str] = {}
         self._suspects: collections.Counter[Attempt] = collections.Counter()
         self._failures = 0
-        self.restarts = 0
+        self.workers, self.restarts = workers, 0
         # At the latest when this object or the program ends, for shared memory outlives those who forget it.
         self._finish = weakref.finalize(self, self._crew.close)
         # Work begins now, while the caller still compiles the model.
