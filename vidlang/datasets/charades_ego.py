@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,9 +62,10 @@ def _narrated(path: Path, name: Callable[[str], str]) -> Rows:
     wanted = {"id": str, "t_start": float, "t_end": float, "narration": str}
     table = read_csv(path, wanted, optional={"cls": str}, delimiter="\t")
     for number, row in enumerate(table.to_pylist(), start=2):
-        label = {"label": _label(row["cls"], f"{path}, row {number}, column 'cls'")} if "cls" in row else {}
-        clip = {"video": name(row["id"]), "start": row["t_start"], "end": row["t_end"], "texts": [row["narration"]]}
-        rows.add(f"row {number}", **clip, **label, id=row["id"])
+        more: dict[str, Any] = {"start": row["t_start"], "end": row["t_end"], "id": row["id"]}
+        if "cls" in row:
+            more["label"] = _label(row["cls"], f"{path}, row {number}, column 'cls'")
+        rows.add(f"row {number}", video=name(row["id"]), texts=[row["narration"]], **more)
     return rows
 
 

@@ -113,7 +113,7 @@ def _inner(record: Any, key: str, where: str) -> Iterator[tuple[Any, str, int]]:
         yield inner, place, at
 
 
-def _answer(query: Any, within: str, start: float, where: str) -> dict[str, float]:
+def _answer(query: Any, within: str, start: float, where: str) -> dict[str, Any]:
     """The marked seconds, of the video or of the clip."""
     prefix = "video" if within == "videos" else "clip"
     first, last = (number(query, f"{prefix}_{end}_sec", where) for end in ("start", "end"))

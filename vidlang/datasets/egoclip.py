@@ -72,7 +72,7 @@ def load(
 ) -> ClipTable:
     """The clips of a split; `file` is read in place of the published one, in the same format (not for lavila)."""
     choose("split of EgoClip", split, SPLITS)
-    options = {"group_seconds": group_seconds, "video_name": video_name, "bad_clips": bad_clips}
+    options: dict[str, Any] = {"group_seconds": group_seconds, "video_name": video_name, "bad_clips": bad_clips}
     if split == "lavila":
         if file:
             raise ValueError("split 'lavila' reads two files; load rephraser and narrator to choose each `file`")

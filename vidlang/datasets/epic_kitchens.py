@@ -104,7 +104,7 @@ def subsets(root: str | Path) -> Subsets:
         table = read_csv(_file(root, f"EPIC_100_tail_{name}s.csv"), {name: int})
         tails.append(table.column(name).to_numpy())
     unseen = read_csv(_file(root, "EPIC_100_unseen_participant_ids_validation.csv"), {"participant_id": str})
-    return Subsets(*tails, tuple(unseen.column("participant_id").to_pylist()))
+    return Subsets(tails[0], tails[1], tuple(unseen.column("participant_id").to_pylist()))
 
 
 @dataclass(frozen=True)
