@@ -1,7 +1,9 @@
 """What real files are like: each kind of source is cut rightly, or refused by name."""
 
+import contextlib
 import csv
 import io
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -173,6 +175,31 @@ def test_a_picture_is_no_video(tmp_path):
     with pytest.raises(BrokenVideo, match="no video file") as told:
         cut_video((tmp_path / "a.jpg").rename(tmp_path / "a.mp4"), "a", SETTINGS)
     assert told.value.kind == "unsupported"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOURCES)
+def test_mutated_sources_are_cut_or_refused(name, tmp_path):
+    """Bit flips, truncations, noisy headers and swapped pieces: chunks that decode, or a sentence, and soon."""
+    good, rng = film(**SOURCES[name]), np.random.default_rng(0)
+    for trial in range(24):
+        content = bytearray(good)
+        one, other = (int(place) for place in rng.integers(len(good) - 200, size=2))
+        if trial % 4 == 0:
+            for place in rng.integers(len(good), size=rng.integers(1, 20)):
+                content[place] ^= 1 << rng.integers(8)
+        elif trial % 4 == 1:
+            del content[one:]
+        elif trial % 4 == 2:
+            content[one % 600 : one % 600 + 8] = rng.bytes(8)
+        else:
+            content[one : one + 200], content[other : other + 200] = good[other : other + 200], good[one : one + 200]
+        (tmp_path / name).write_bytes(content)
+        began = time.monotonic()
+        with contextlib.suppress(BrokenVideo):
+            video = cut_video(tmp_path / name, "a", SETTINGS)
+            assert all(count == 20 for count in video.chunk_frames[:-1]) and 0 < video.chunk_frames[-1] <= 20
+        assert time.monotonic() - began < 20
 
 
 @pytest.mark.slow
