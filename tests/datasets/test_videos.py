@@ -64,6 +64,15 @@ def test_a_list_of_videos_is_enough(write, load, suffix):
 
 
 @SUFFIXES
+def test_columns_have_their_types(write, load, suffix):
+    clip = {"video": "garden.b", "question": "7", "group": 2**40, "answer": 1, "span_start": 0.5, "span_end": 2}
+    write(suffix, [clip])
+    row = load()[0]
+    assert {name: row[name] for name in clip} == clip
+    assert [type(row[name]) for name in clip] == [str, str, int, int, float, float]
+
+
+@SUFFIXES
 def test_unknown_names_are_refused_unless_ignored(write, load, suffix):
     write(suffix, [{"video": "garden.b", "strat": 1, "url": "x"}])
     with pytest.raises(ValueError, match=rf"train{suffix}.*: 'strat' is no column of a table .*mean 'start'"):
