@@ -101,6 +101,17 @@ def test_select_gathers_from_many_batches(tmp_path, monkeypatch):
         table.select([])
 
 
+@pytest.mark.slow
+def test_select_gathers_more_text_than_one_array_holds():
+    rows, letters = 100, 1 << 20
+    batch = ClipTable.from_columns(
+        {"video": ["v"] * rows, "start": [0.0] * rows, "end": [1.0] * rows, "texts": [["x" * letters]] * rows}
+    )
+    table = ClipTable(pa.concat_tables([batch._table] * 22))
+    chosen = table.select(np.arange(len(table))[::-1])
+    assert len(chosen) == 2200 and chosen._table.nbytes > 1 << 31 and len(chosen.cell(2199, "texts")[0]) == letters
+
+
 def parts(sizes=(3, 0, 5), **changes):
     first = 0
     for size in sizes:

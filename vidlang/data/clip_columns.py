@@ -37,8 +37,8 @@ KNOWN = REQUIRED | {
 }
 # Rows of one record batch on disk. Text offsets are 32 bits wide within a batch, so a batch stays far below 2 GB.
 BATCH_ROWS = 1 << 20
-# Rows that are gathered into one Arrow array, for the same reason.
-TAKEN_ROWS = 1 << 18
+# Rows that are gathered into one Arrow array, for the same reason, and their bytes on average.
+TAKEN_ROWS, TAKEN_BYTES = 1 << 18, 1 << 29
 
 
 def check_schema(table: pa.Table) -> None:

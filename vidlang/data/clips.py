@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 
 from vidlang.data.clip_columns import (
     KNOWN,
+    TAKEN_BYTES,
     TAKEN_ROWS,
     check_schema,
     check_values,
@@ -200,7 +201,8 @@ class ClipTable:
             raise ValueError(
                 f"Rows {indices.min()} to {indices.max()} were selected, the table has 0 to {len(self) - 1}."
             )
-        pieces = [indices[first : first + TAKEN_ROWS] for first in range(0, max(len(indices), 1), TAKEN_ROWS)]
+        at_once = max(1, min(TAKEN_ROWS, TAKEN_BYTES * len(self) // max(1, self._table.nbytes)))
+        pieces = [indices[first : first + at_once] for first in range(0, max(len(indices), 1), at_once)]
         batches = self._table.to_batches()
         return ClipTable(pa.concat_tables([take(batches, rows) for rows in pieces]), store=self.store)
 
