@@ -53,6 +53,10 @@ def test_answers_of_the_training_questions_have_places(path, store, write_json):
     assert agqa.answer_list(root) == ["No", "Yes", "the 2nd, “bag” "]
     write_json("test_balanced.txt", {"x": ITEMS["VNQC8-1"], "y": question("Who?", "Ann", "a.b")})
     assert agqa.load("test", root=root, store=store, listed=True).column("answer").tolist() == [1, -1]
+    write_json(FILE, {"x": question("Who?", "Ann", "a.b")})
+    assert agqa.load("test", root=root, store=store, listed=True).column("answer").tolist() == [-1, 0]
+    path.unlink()
+    assert "answer" not in agqa.load("test", root=root, store=store).columns
 
 
 def test_files_may_lie_in_the_published_folder(write_json, store, tmp_path):
