@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import resource
-import shutil
 import sys
 import warnings
 from fractions import Fraction
@@ -29,6 +28,7 @@ from vidlang.data.cutting import CutVideo, PrecutSettings, cut_chunks
 from vidlang.data.decode import decode
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.failures import BrokenVideo
+from vidlang.data.store_adopt import adopt
 from vidlang.data.store_writer import write_store
 
 HEIGHT, WIDTH, COUNT, FPS = 48, 64, 12, 10
@@ -121,19 +121,21 @@ def fuzz_decode(files, expected, rng, folder):
 
 
 def fuzz_store(files, expected, rng, folder):
-    """Any file of a store is damaged: the frames are right, or there is an error."""
-    shutil.rmtree(folder / "broken", ignore_errors=True)
-    shutil.copytree(folder / "store", folder / "broken")
-    names = sorted(path for path in (folder / "broken").rglob("*") if path.is_file())
-    weights = np.array([8.0 if "arrayrecord" in path.name or path.suffix == ".mp4" else 1.0 for path in names])
+    """Any file of a store, of records or of whole files, is damaged: the frames are right, or there is an error."""
+    kind = ("records", "files")[rng.integers(2)]
+    names = sorted(path for path in (folder / kind).rglob("*") if path.is_file())
+    weights = np.array([8.0 if "array_record" in path.name or path.suffix == ".mp4" else 1.0 for path in names])
     path = names[int(rng.choice(len(names), p=weights / weights.sum()))]
     content = path.read_bytes()
-    path.write_bytes(mutate(content, names[0].read_bytes(), rng) if content else b"x")
-    store = open_store(folder / "broken")
-    for video in ("a", "b"):
-        clip = store.decode(video, RANKS / FPS, CROP, SIZE)
-        assert np.array_equal(clip, expected[video]), f"wrong frames after damage to {path.name}"
-        assert store.read(video, 0) == files["ab".index(video)]
+    try:
+        path.write_bytes(mutate(content, names[0].read_bytes(), rng) if content else b"x")
+        store = open_store(folder / kind if kind == "records" else folder / kind / "store")
+        for video in ("a", "b"):
+            clip = store.decode(video, RANKS / FPS, CROP, SIZE)
+            assert np.array_equal(clip, expected[video]), f"wrong frames after damage to {path.name}"
+            assert store.read(video, 0) == files["ab".index(video)]
+    finally:
+        path.write_bytes(content)
     return "right"
 
 
@@ -151,7 +153,11 @@ def prepare(kind, folder, files):
         return decode(files[0], RANKS, CROP, SIZE)
     if kind == "store":
         cut = [CutVideo(name, FPS, WIDTH, HEIGHT, [mp4], (COUNT,)) for name, mp4 in zip("ab", files, strict=False)]
-        write_store(folder / "store", cut, SETTINGS)
+        write_store(folder / "records", cut, SETTINGS)
+        (folder / "files").mkdir()
+        for one in cut:
+            (folder / "files" / f"{one.name}.mp4").write_bytes(one.chunks[0])
+        adopt(folder / "files", folder / "files" / "store", "videos")
         return {name: decode(mp4, RANKS, CROP, SIZE) for name, mp4 in zip("ab", files, strict=False)}
     return None
 

@@ -248,3 +248,10 @@ def test_real_clips_are_bit_identical(repository):
         np.testing.assert_array_equal(decode(video, frames_T, crop, size), expected[frames_T], err_msg=name)
     with pytest.raises(BrokenVideo, match="damaged near frame"):
         decode((folder / "decord_corrupted.mp4").read_bytes(), np.array([49]), CropBox(0, 0, 2, 2), (8, 8))
+
+
+def test_a_decoder_is_used_again_by_videos_like_its_own(house):
+    decode(house, np.array([3]), FULL, (30, 20))
+    before = list(decode_module._idle)
+    decode(house, np.array([50, 7]), FULL, (30, 20), pixels="rgb")
+    assert before and [id(one) for one in decode_module._idle] == [id(one) for one in before]
