@@ -55,8 +55,8 @@ def load(
     sources, name, end = [_path(root, split)], naming(video_name), first_end(first_seconds)
     if answers:
         sources.append(_path(root, answers))
-    options = {"split": split, "task": task, "joiner": joiner, "shared": shared, "listed": bool(answers)}
-    options |= {"first_seconds": first_seconds, "video_name": video_name, "bad_clips": bad_clips}
+    options: dict[str, Any] = {"task": task, "joiner": joiner, "shared": shared, "first_seconds": first_seconds}
+    options |= {"split": split, "listed": bool(answers), "video_name": video_name, "bad_clips": bad_clips}
 
     def make() -> ClipTable:
         rows = Rows(sources[0])
