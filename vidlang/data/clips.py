@@ -53,6 +53,8 @@ class ClipTable:
     def __init__(self, table: pa.Table, store: str | os.PathLike[str] | None = None) -> None:
         check_schema(table)
         self._table = table
+        # Arrow makes the list of its names anew each time it is asked, which costs more than reading a value.
+        self._columns = dict(zip(table.column_names, table.columns, strict=True))
         self.store: str | None = None if store is None else _absolute(store)
         self.path: str | None = None
         # The tables that this one is a concatenation of: each finds its own rows again in another process.
@@ -153,7 +155,7 @@ class ClipTable:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that this table has."""
-        return tuple(self._table.column_names)
+        return tuple(self._columns)
 
     def row(self, i: int) -> dict[str, Any]:
         """All columns of clip i as plain Python values."""
@@ -225,9 +227,9 @@ class ClipTable:
         return self._arrow(name)
 
     def _arrow(self, name: str) -> pa.ChunkedArray:
-        if name not in self._table.column_names:
+        if name not in self._columns:
             raise ValueError(f"The clip table has no column {name!r}; it has {', '.join(self.columns)}.")
-        return self._table.column(name)
+        return self._columns[name]
 
 
 def _is_number(kind: pa.DataType) -> bool:
