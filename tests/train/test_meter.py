@@ -88,6 +88,8 @@ def test_a_run_that_is_starved_says_so(recipe, tmp_path, monkeypatch):
 
     real = sources.train_stream
 
+    drawn = []
+
     class Slow:
         restarts = 0
 
@@ -102,9 +104,11 @@ def test_a_run_that_is_starved_says_so(recipe, tmp_path, monkeypatch):
 
         def __next__(self):
             time.sleep(0.2)
+            drawn.append(len(drawn))
             return next(self.stream)
 
     monkeypatch.setattr(sources, "train_stream", lambda *args, **options: Slow(real(*args, **options)))
     stages.train(recipe(evals=(), checkpoint={"every": "4 steps"}), tmp_path)
     waits = [record["data_wait"] for record in read_history(tmp_path / "0_short/metrics.jsonl")]
     assert waits[-1] > 0.5
+    assert len(drawn) == 4, "nothing is drawn that no step will take"
