@@ -6,8 +6,9 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
-from vidlang.data.encode import EncodeSettings, encode_mp4
+from vidlang.data.encode import ENCODINGS, EncodeSettings, encode_mp4, encode_x264
 from vidlang.data.mp4 import boxes, read_index
 
 
@@ -72,6 +73,40 @@ def test_keyframes_lie_on_an_even_grid_of_closed_gops(settings, fps, gop):
     np.testing.assert_array_equal(index.keys, np.arange(0, 45, gop))
     # Closed: no frame of a GOP is shown before its keyframe.
     np.testing.assert_array_equal(index.ranks[index.keys], index.keys)
+
+
+def test_fixed_b_frames_come_always_in_the_same_number():
+    """Where x264 would choose fewer: while a picture fades in."""
+    fade = [next(scene(1)) // 16 * k for k in range(16)]
+    kinds = {}
+    for fixed in (True, False):
+        settings = EncodeSettings(keyint=8, b_frames=3, fixed_b=fixed)
+        _, _, frames = read_all(encode_mp4(fade, fps=8, settings=settings))
+        kinds[fixed] = "".join(PictureType(frame.pict_type).name for frame in frames)
+    assert kinds[True] == "IBBBPBBP" * 2
+    assert kinds[False].count("B") < kinds[True].count("B")
+
+
+def test_nothing_refers_to_a_b_frame():
+    """So that a reader may leave them out."""
+    for settings in ENCODINGS.values():
+        mp4 = encode_mp4(scene(32), fps=16, settings=settings)
+        index = read_index(mp4)
+        _, _, frames = read_all(mp4)
+        for rank, frame in enumerate(frames):
+            place = int(index.offsets[index.samples[rank]])
+            headers = [mp4[place + 4]] if mp4[place + 4] & 31 != 6 else []  # the first frame begins with text
+            if frame.pict_type == PictureType.B:
+                assert headers and not headers[0] & 0x60
+        assert any(frame.pict_type == PictureType.B for frame in frames)
+
+
+def test_the_default_is_the_balanced_encoding():
+    assert EncodeSettings() == ENCODINGS["balanced"]
+    options = {"preset": "medium", "crf": "21.5", "bf": "3", "tune": "fastdecode"}
+    grid = "keyint=4:min-keyint=4:scenecut=0:open-gop=0:b-pyramid=none:chromaloc=1:threads=1"
+    by_hand = encode_x264(scene(12), fps=8, options={**options, "x264-params": grid})
+    assert encode_mp4(scene(12), fps=8) == by_hand, "the default encoding changed: measure anew with benchmarks.decode"
 
 
 def test_index_comes_before_the_frames():
