@@ -1,13 +1,13 @@
 """What tables of millions of clips cost: seconds to load them, and memory of each worker process that draws from them.
 
-    python -m benchmarks.tables                        # 4 million rows as csv, 35 million as a table; about 3 minutes
+    python -m benchmarks.tables                        # 4 million rows as csv, 35 million as a table; about a minute
     python -m benchmarks.tables --rows=200000 --mapped_rows=0 --json=tables.json
 
 A file in EgoClip's format is written, loaded for the first time (read, checked against a store, kept) and again, each
 in a fresh process. `first` and `again` are seconds of `load` alone, `peak` is what the loading process held at most.
 Then fresh workers get the pickled table and draw rows. `own` is memory that a worker shares with nobody (anonymous
-pages in the kernel's count), what unpickling and drawing added to it; the file's pages belong to all. The large table is
-written without a csv, part by part, as no file of this size is published as one.
+pages in the kernel's count): what unpickling and drawing added to it, for the file's pages belong to all. The large
+table is written without a csv, part by part, as no file of this size is published as one.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def query(text, clip, offset, **more):
 def clip(uid, offset, *annotations):
     return {
         "clip_uid": uid,
-        "video_start_sec": offset,
+        "video_start_sec": offset or -4e-7,
         "video_end_sec": offset + 480.0,
         "clip_start_sec": 0,
         "clip_end_sec": 480.0,

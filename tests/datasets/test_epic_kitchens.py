@@ -107,6 +107,11 @@ def test_relevancy_follows_its_definition(root):
     assert found.texts == (OTHERS[0][8], ROWS[2][8]) and found.ids == ("P22_03_5", "P22_03_0")
     assert found.rows.tolist() == [0, 4]
     assert epic_kitchens.relevancy(root, "mir_test").shape == (5, 2)
+    # The first version of the files.
+    path = root / "retrieval_annotations" / "EPIC_100_retrieval_test_sentence.csv"
+    path.write_text(path.read_text().replace("narration_id,narration", "index,sentence"))
+    again = epic_kitchens.sentences(root, "mir_test")
+    assert (again.texts, again.ids, again.rows.tolist()) == (found.texts, found.ids, found.rows.tolist())
 
 
 @pytest.mark.parametrize("at_once", [2, 100])

@@ -82,7 +82,9 @@ def _official(path: Path, answered: bool, within: str, name: Callable[[str], str
                 look: dict[str, Any] = {"video": name(uid), "start": 0.0, "end": None}
             else:
                 look = {"video": name(field(video, "video_uid", str, video_where))}
-                look |= {key: number(clip, f"video_{key}_sec", clip_where) for key in ("start", "end")}
+                # Of some clips the start is published as a little less than 0.
+                look["start"] = max(number(clip, "video_start_sec", clip_where), 0.0)
+                look["end"] = number(clip, "video_end_sec", clip_where)
             for note, note_where, at_note in _inner(clip, "annotations", clip_where):
                 annotation = field(note, "annotation_uid", str, note_where)
                 for query, where, at_query in _inner(note, "language_queries", note_where):

@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._columns import id_lists
-from vidlang.datasets._files import parse_seconds, read_csv, short
+from vidlang.datasets._files import header, parse_seconds, read_csv, short
 from vidlang.datasets._tables import cached, checked_parts, choose, published
 from vidlang.datasets._texts import naming, one_text
 
@@ -120,13 +120,15 @@ def sentences(root: str | Path, split: str) -> Sentences:
     """The sentences that relevancy is known for; a sentence's class is that of the clip with its narration id."""
     choose("split with sentences", split, ["mir_train", "mir_test"])
     path, clips = _sentence_file(root, split), read_csv(_file(root, FILES[split]), {"narration_id": str})
-    table = read_csv(path, {"narration_id": str, "narration": str})
-    ids = tuple(table.column("narration_id").to_pylist())
+    # The first version of the files called the columns otherwise.
+    first, second = ("index", "sentence") if "index" in header(path, ",") else ("narration_id", "narration")
+    table = read_csv(path, {first: str, second: str})
+    ids = tuple(table.column(first).to_pylist())
     place = {name: row for row, name in reversed(list(enumerate(clips.column("narration_id").to_pylist())))}
     for row, name in enumerate(ids, start=2):
         if name not in place:
             raise ValueError(f"{path}, row {row}: there is no narration {name!r} in {FILES[split]}")
-    return Sentences(tuple(table.column("narration").to_pylist()), ids, np.array([place[name] for name in ids]))
+    return Sentences(tuple(table.column(second).to_pylist()), ids, np.array([place[name] for name in ids]))
 
 
 def relevancy(root: str | Path, split: str, rows: slice = slice(None)) -> np.ndarray:
