@@ -43,7 +43,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def load(tmp_path, store, rows_of):
-    return lambda **options: rows_of(videos.load("train", root=str(tmp_path), store=store, **options))
+    return lambda **options: rows_of(videos.load("train", root=str(tmp_path), **{"store": store, **options}))
 
 
 SUFFIXES = pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
@@ -146,3 +146,10 @@ def test_csv_has_no_lists(write, load):
 def test_a_missing_file_tells_what_to_write(load):
     with pytest.raises(ValueError, match="there is no train.csv or train.tsv or train.jsonl in .*; write it"):
         load()
+
+
+@SUFFIXES
+def test_two_files_that_differ_in_their_suffix_only_are_told_apart(write, load, suffix, make_store):
+    store = make_store({"dog.avi": 3.0, "dog.mp4": 4.0, "cat": 5.0})
+    write(suffix, [{"video": name, "text": name} for name in ("dog.mp4", "cat.mp4", "dog.avi")])
+    assert [row["end"] for row in load(store=store)] == [4.0, 5.0, 3.0]

@@ -19,7 +19,7 @@ read in columns, so that millions of rows are no matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidlang.core.config import did_you_mean
+from vidlang.data.chunks import open_store
 from vidlang.data.clips import KNOWN, ClipTable
 from vidlang.datasets._files import field, header, parse_numbers, read_csv, read_lines
 from vidlang.datasets._tables import Rows, cached, checked, published
@@ -52,21 +53,29 @@ def load(
 
     def make() -> ClipTable:
         if path.suffix == ".jsonl":
-            return _lines(path, ignore, video_name).table(store, bad_clips)
-        table = _columns(path, DELIMITERS[path.suffix], ignore, video_name)
+            return _lines(path, ignore, _name_in(store, video_name)).table(store, bad_clips)
+        table = _columns(path, DELIMITERS[path.suffix], ignore, store, video_name)
         return checked(table, store, bad_clips, lambda row: f"{path}, row {row + 2}")
 
     return cached("videos", [path], options, store, make)
 
 
-def _columns(path: Path, delimiter: str, ignore: Sequence[str], video_name: str) -> pa.Table:
+def _name_in(store: str, video_name: str) -> Callable[[str], str]:
+    """How the store calls a file: two files that differ in their suffix only keep it."""
+    opened, name = open_store(store), naming(video_name)
+    return lambda file: file if file in opened else name(file)
+
+
+def _columns(path: Path, delimiter: str, ignore: Sequence[str], store: str, video_name: str) -> pa.Table:
     found = header(path, delimiter)
     extra = _extra(found, ignore, str(path))
     if lists := [name for name in extra if pa.types.is_list(KNOWN[name])]:
         raise ValueError(f"{path}: column {lists[0]!r} holds lists, for which a row has no place; write JSON lines")
     optional = {name: _kind(name) for name in extra} | dict.fromkeys(("text", *_TIMES), str)
     table = read_csv(path, {"video": str}, optional=optional, delimiter=delimiter)
-    columns = {"video": naming_column(video_name, table.column("video"))}
+    files = table.column("video")
+    as_they_are = pa.array(open_store(store).contains_many(files))
+    columns = {"video": pc.if_else(as_they_are, files, naming_column(video_name, files))}
     for name, missing in _TIMES.items():
         given = table.column(name) if name in found else pa.chunked_array([pa.array([missing] * len(table))])
         filled = pc.if_else(pc.equal(pc.utf8_trim_whitespace(given), ""), missing, given)
@@ -76,8 +85,8 @@ def _columns(path: Path, delimiter: str, ignore: Sequence[str], video_name: str)
     return pa.table(columns | {name: table.column(name).cast(KNOWN[name]) for name in extra})
 
 
-def _lines(path: Path, ignore: Sequence[str], video_name: str) -> Rows:
-    name, rows = naming(video_name), Rows(path)
+def _lines(path: Path, ignore: Sequence[str], name: Callable[[str], str]) -> Rows:
+    rows = Rows(path)
     names: list[str] = []
     for place, item in read_lines(path):
         where = f"{path}, {place}"

@@ -1,0 +1,1 @@
+"""Scripts that measure, each with both sides in one run."""
