@@ -14,14 +14,13 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from vidlang.core.config import call, check_keys, load_module
-from vidlang.data import pipeline
+from vidlang.data import pipeline, tokenizer_files
 from vidlang.data.broken import BrokenClips
 from vidlang.data.clips import ClipTable
 from vidlang.data.mixture import MIXING, Source
@@ -188,8 +187,9 @@ def counter(stream: Batches, clips: Sequence[ClipTable], max_share: float) -> Ca
 
 def identity(stage: Stage, clips: Sequence[ClipTable]) -> dict[str, Any]:
     """What tells the stage's data from other data, wherever both may lie."""
-    path = Path(build.tokenizer_options(stage)["path"])
+    # As it was understood, from whatever files.
+    tokenizer = tokenizer_files.read(build.tokenizer_options(stage)["path"]).to_str()
     return {
-        "tokenizer": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest()[:16],
         "sources": [pipeline.identity(table) for table in clips],
     }
