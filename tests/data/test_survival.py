@@ -112,6 +112,7 @@ def test_an_item_that_ends_or_stops_two_workers_is_given_up(action, workers, cap
     assert caplog.text.count("is given up") == 1
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_are_an_error():
     with pytest.raises(RuntimeError, match="lost 2 times in a row before step 1 was made.*exit code -11"):
         numbers(Numbers(fatal=range(4, 10)), 3, workers=1, patience=Patience(0.5, 0.5, 3.0, restarts=1))
