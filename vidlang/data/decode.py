@@ -179,7 +179,8 @@ def _packets(data: memoryview, index: Mp4Index, start: int, targets: list[int]) 
             packet = av.Packet(size)
             packet.update(data[offset : offset + size])
             packet.pts = rank
-            packet.is_keyframe = sample == start
+            if sample == start:
+                packet.is_keyframe = True
             yield packet
     yield None
 

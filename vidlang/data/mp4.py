@@ -7,6 +7,7 @@ frame, in decoding order; a frame's *rank* is its place in presentation order; a
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from vidlang.data.failures import BrokenVideo
 
+BOX = struct.Struct(">I4s").unpack_from
 # Rows of the tables, big-endian.
 U4, U8, RUNS, SIGNED_RUNS = (np.dtype(row) for row in (">u4", ">u8", ">u4,>u4", ">u4,>i4"))
 CHUNK_RUNS, EDITS, WIDE_EDITS = (np.dtype(row) for row in (">u4,>u4,>u4", ">u4,>i4,>u4", ">u8,>i8,>u4"))
@@ -25,7 +27,7 @@ class NotIndexed(Exception):
     """A video that may well be fine, but is not a plain progressive H.264 MP4: read it through its container."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Mp4Index:
     """The tables of one H.264 track; all arrays are in decoding order."""
 
@@ -53,7 +55,7 @@ class Mp4Index:
 def boxes(data: memoryview, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """The boxes in data[start:end] as (kind, first byte of the body, end); stops at the first that does not fit."""
     while start + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", data, start)
+        size, kind = BOX(data, start)
         body = start + 8
         if size == 1:
             if start + 16 > end:
@@ -63,7 +65,7 @@ def boxes(data: memoryview, start: int, end: int) -> Iterator[tuple[bytes, int, 
         stop = end if size == 0 else start + size
         if stop < body or stop > end:
             return
-        yield bytes(kind), body, stop
+        yield kind, body, stop
         start = stop
 
 
@@ -109,7 +111,7 @@ def _index(data: memoryview, track: dict[bytes, tuple[int, int]]) -> Mp4Index:
     sizes = _sizes(data, *_need(track, b"stsz"))
     count = len(sizes)
     offsets = _offsets(data, track, sizes)
-    shown, length = _decode_times(_table(data, *_need(track, b"stts"), RUNS), count)
+    shown, length = _decode_times(data, *_need(track, b"stts"), count)
     if b"ctts" in track:
         shown += _runs(_table(data, *track[b"ctts"], SIGNED_RUNS), count, "ctts")
     samples = np.argsort(shown)
@@ -167,13 +169,13 @@ def _table(data: memoryview, start: int, end: int, dtype: np.dtype, header: int 
     return np.frombuffer(data, dtype, count, first)
 
 
-def _decode_times(table: np.ndarray, count: int) -> tuple[np.ndarray, int]:
+def _decode_times(data: memoryview, start: int, end: int, count: int) -> tuple[np.ndarray, int]:
     """When each sample is decoded, and when the last one ends."""
-    if len(table) == 1 and int(table["f0"][0]) == count:
-        # Nearly always all frames last equally long.
-        each = int(table["f1"][0])
-        return np.arange(0, each * count, each) if each else np.zeros(count, np.int64), each * count
-    durations = _runs(table, count, "stts")
+    if end - start >= 16:
+        runs, samples, each = struct.unpack_from(">3I", data, start + 4)
+        if runs == 1 and samples == count and each:  # nearly always: all frames last equally long
+            return np.arange(0, each * count, each), each * count
+    durations = _runs(_table(data, start, end, RUNS), count, "stts")
     ends = np.cumsum(durations)
     return ends - durations, int(ends[-1])
 
@@ -223,21 +225,22 @@ def _offsets(data: memoryview, track: dict[bytes, tuple[int, int]], sizes: np.nd
     wide = b"co64" in track
     chunk_starts = _table(data, *_need(track, b"co64" if wide else b"stco"), U8 if wide else U4)
     layout = _table(data, *_need(track, b"stsc"), CHUNK_RUNS)
-    firsts, each = layout["f0"].astype(np.int64) - 1, layout["f1"].astype(np.int64)
     chunks, count = len(chunk_starts), len(sizes)
-    if not len(firsts) or firsts[0] != 0 or (firsts[1:] <= firsts[:-1]).any() or firsts[-1] >= chunks:
+    rows = [*layout.tolist(), (chunks + 1, 0, 1)]
+    if len(rows) < 2 or rows[0][0] != 1 or any(row[0] >= after[0] for row, after in itertools.pairwise(rows)):
         _fail("its chunk table is out of order")
-    if (layout["f2"] != 1).any():
+    if any(row[2] != 1 for row in rows):
         raise NotIndexed("it switches between sample descriptions")
-    chunks_each = np.full(len(firsts), chunks - firsts[-1])
-    chunks_each[:-1] = firsts[1:] - firsts[:-1]
-    # As floats, for damaged counts may make more than fits in 64 bits.
-    if float(chunks_each.astype(float) @ each.astype(float)) != count:
+    # Of a chunk there are no more than its offsets take bytes, but of samples in it there may be told any number.
+    samples_each = [
+        samples for (first, samples, _), (after, *_) in itertools.pairwise(rows) for _ in range(first, after)
+    ]
+    if sum(samples_each) != count:
         _fail("its chunks and its sample sizes disagree on the number of samples")
     # Offsets may be any 64-bit number in a damaged file: compare before narrowing.
-    if (chunk_starts > len(data)).any():
+    if int(chunk_starts.max()) > len(data):
         raise BrokenVideo(f"the video is truncated: its frames lie beyond its {len(data)} bytes", "truncated")
-    in_chunk = np.repeat(each, chunks_each)
+    in_chunk = np.array(samples_each)
     first_sample = np.cumsum(in_chunk) - in_chunk
     before = np.cumsum(sizes) - sizes
     offsets = np.repeat(chunk_starts.astype(np.int64) - before[np.minimum(first_sample, count - 1)], in_chunk) + before
@@ -261,8 +264,8 @@ def _check_edit(data: memoryview, track: dict[bytes, tuple[int, int]], shown: np
         return
     start, end = track[b"elst"]
     wide = data[start : start + 1] == b"\x01"
-    table = _table(data, start, end, WIDE_EDITS if wide else EDITS)
-    edits = [edit for edit in table.tolist() if edit[1] != -1]  # an empty edit only delays the start
+    table = _table(data, start, end, WIDE_EDITS if wide else EDITS).tolist()
+    edits = [edit for edit in table if edit[1] != -1]  # an empty edit only delays the start
     if len(edits) != 1 or edits[0][2] != 0x10000:
         raise NotIndexed("its edit list cuts or reorders frames")
     duration, begin, _ = edits[0]

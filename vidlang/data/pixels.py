@@ -7,7 +7,6 @@ always BT.709 in limited range, its chroma samples lie where the source has them
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -68,7 +67,7 @@ class Cutter:
         for place in places[1:]:
             clip[place] = first
 
-    def _yuv_planes(self, piece: av.VideoFrame, turns: int, rows: int, width: int) -> Iterator[np.ndarray]:
+    def _yuv_planes(self, piece: av.VideoFrame, turns: int, rows: int, width: int) -> list[np.ndarray]:
         height = rows // 3 * 2
         if turns % 2:
             height, width = width, height
@@ -87,7 +86,7 @@ class Cutter:
             interpolation=SCALER,
             threads=1,
         )
-        return (_turned(plane, turns) for plane in small.planes)
+        return [_turned(plane, turns) for plane in small.planes]
 
     def _cut(self, frame: av.VideoFrame, box: tuple[int, int, int, int]) -> av.VideoFrame:
         if box[2:] == (frame.height, frame.width):
@@ -149,17 +148,17 @@ def quarter_turns(frame: av.VideoFrame) -> int:
 
 def _rgb_planes(
     frame: av.VideoFrame, turns: int, height: int, width: int, reformatter: VideoReformatter, scaler: int
-) -> Iterator[np.ndarray]:
+) -> list[np.ndarray]:
     """Red, green and blue of the given upright size."""
     if turns % 2:
         height, width = width, height
     small = reformatter.reformat(frame, width=width, height=height, format="gbrp", interpolation=scaler, threads=1)
     planes = small.planes
-    return (_turned(planes[number], turns) for number in RED_GREEN_BLUE)
+    return [_turned(planes[number], turns) for number in RED_GREEN_BLUE]
 
 
-def _channels(rgb_HWC: np.ndarray) -> Iterator[np.ndarray]:
-    return (rgb_HWC[..., channel] for channel in range(3))
+def _channels(rgb_HWC: np.ndarray) -> tuple[np.ndarray, ...]:
+    return rgb_HWC[..., 0], rgb_HWC[..., 1], rgb_HWC[..., 2]
 
 
 def _planes_420(yuv_XW: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -179,11 +178,6 @@ def _stored_box(crop: CropBox, turns: int, height: int, width: int) -> tuple[int
 
 
 def _turned(plane: VideoPlane, turns: int) -> np.ndarray:
-    """The picture in a plane, turned upright."""
-    plane_HW = _rows(plane)[:, : plane.width]
+    """The picture in a plane, turned upright; no copy."""
+    plane_HW = np.ndarray((plane.height, plane.width), np.uint8, plane, 0, (plane.line_size, 1))
     return np.rot90(plane_HW, turns) if turns else plane_HW
-
-
-def _rows(plane: VideoPlane) -> np.ndarray:
-    """The bytes of a plane, padding included, without a copy."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
