@@ -9,6 +9,7 @@ bit-identical to decoding everything in order and doing the same cut and convers
 from __future__ import annotations
 
 import bisect
+import itertools
 import threading
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from vidlang.data.pixels import MOST_PIXELS, Cutter, clip_shape, quarter_turns
 __all__ = ["BrokenVideo", "VideoInfo", "decode", "iterate_frames", "probe"]
 
 CACHED_DECODERS = 8
+HELD_FRAMES = 8
 UNSUPPORTED = (av.PatchWelcomeError, av.DecoderNotFoundError)
 
 
@@ -80,15 +82,22 @@ def decode(
     if places and not (0 <= min(places) and max(places) < len(index.sizes)):
         raise ValueError(f"frames {min(places)}..{max(places)} asked of a video of {len(index.sizes)} frames")
     decoder = _borrow(index)
-    for rank, frame in _planned_frames(data, index, list(places), decoder, deadline):
-        if (frame.width, frame.height) != (index.width, index.height):
-            raise BrokenVideo(
-                f"its index says {index.width} x {index.height} pixels, its frames have {frame.width} x {frame.height}"
-            )
-        decoder.cutter.paste(frame, index.rotation, crop, clip, places[rank], pixels)
+    wanted = _planned_frames(data, index, list(places), decoder, deadline)
+    # Some at a time: converting one by one, the codec and the scaler would push each other out of the caches.
+    while held := list(itertools.islice(wanted, HELD_FRAMES)):
+        for rank, frame in held:
+            _check_size(frame, index)
+            decoder.cutter.paste(frame, index.rotation, crop, clip, places[rank], pixels)
     # Only here, so that a decoder that met damage is not used again.
     _give_back(decoder)
     return clip
+
+
+def _check_size(frame: av.VideoFrame, index: Mp4Index) -> None:
+    if (frame.width, frame.height) != (index.width, index.height):
+        raise BrokenVideo(
+            f"its index says {index.width} x {index.height} pixels, its frames have {frame.width} x {frame.height}"
+        )
 
 
 class _Decoder:
