@@ -77,6 +77,6 @@ def code(frames: list[np.ndarray], settings: EncodeSettings | dict[str, str], qu
     seconds = time.process_time() - began
     if not quality:
         return Coded(mp4, 0, 0, seconds)
-    with av.open(io.BytesIO(mp4)) as container:
+    with av.open(io.BytesIO(mp4), "r") as container:
         coded = [plane(frame) for rank, frame in enumerate(container.decode(video=0)) if rank % EVERY == 0]
     return Coded(mp4, *compare([luma(frame) for frame in frames[::EVERY]], coded), seconds)

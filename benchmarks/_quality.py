@@ -50,7 +50,7 @@ def luma(rgb_HWC: np.ndarray) -> np.ndarray:
 def plane(frame: VideoFrame) -> np.ndarray:
     """The luma plane of a frame, copied."""
     first = frame.planes[0]
-    return np.frombuffer(first, np.uint8).reshape(-1, first.line_size)[:, : first.width].copy()
+    return np.frombuffer(memoryview(first), np.uint8).reshape(-1, first.line_size)[:, : first.width].copy()
 
 
 def compare(sources: Sequence[np.ndarray], coded: Sequence[np.ndarray]) -> tuple[float, float]:

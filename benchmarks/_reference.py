@@ -33,7 +33,7 @@ def resampling(
 def planes(frame: VideoFrame) -> list[np.ndarray]:
     """The 8-bit planes of a frame as float64."""
     return [
-        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : plane.width].astype(np.float64)
+        np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:, : plane.width].astype(np.float64)
         for plane in frame.planes
     ]
 

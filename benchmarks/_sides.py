@@ -30,7 +30,7 @@ def available() -> tuple[dict[str, Side], list[str]]:
     """The sides that can run here, and a line for each that cannot."""
     global _cv2
     sides: dict[str, Side] = {"ours": decoding.decode, "all": decode_all, "seek": decode_after_seek}
-    missing = []
+    missing: list[str] = []
     found = {name: _optional(name, missing) for name in ("cv2", "decord", "torchcodec")}
     _cv2 = found["cv2"]
     if found["decord"] is not None:

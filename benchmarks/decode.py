@@ -174,7 +174,8 @@ def timed(
     task: str, chunks: list[bytes], draws: list[Draw], sides: dict[str, Side], names: list[str]
 ) -> dict[str, Any]:
     """CPU milliseconds of each side on the same draws, in turns; prints them."""
-    bound, seconds = Bound(), {name: [] for name in ("bound", *names)}
+    bound = Bound()
+    seconds: dict[str, list[float]] = {name: [] for name in ("bound", *names)}
     for number, draw in enumerate([draws[0], *draws]):  # the first again: it warms caches
         for name in [name for name, _ in turned(seconds, number)]:
             if name == "bound":
@@ -222,17 +223,19 @@ def verify(chunks: list[bytes], figures: dict[str, Any]) -> None:
 
 def pieces_in_order(mp4: bytes, wanted: set[int], crop: CropBox) -> dict[int, av.VideoFrame]:
     """The wanted frames of decoding everything, each cut by libavfilter."""
-    with av.open(io.BytesIO(mp4)) as container:
+    with av.open(io.BytesIO(mp4), "r") as container:
         stream = container.streams.video[0]
         graph = av.filter.Graph()
         box = f"{crop.width}:{crop.height}:{crop.left}:{crop.top}:exact=1"
         nodes = graph.add_buffer(template=stream), graph.add("crop", box), graph.add("buffersink")
         graph.link_nodes(*nodes).configure()
-        found = {}
+        found: dict[int, av.VideoFrame] = {}
         for rank, frame in enumerate(container.decode(stream)):
             if rank in wanted:
                 nodes[0].push(frame)
-                found[rank] = nodes[2].pull()
+                piece = nodes[2].pull()
+                assert isinstance(piece, av.VideoFrame)
+                found[rank] = piece
     return found
 
 

@@ -152,7 +152,7 @@ def _planned_frames(
                 check_deadline(deadline)
                 for frame in send(packet):
                     rank = frame.pts
-                    if rank not in missing:
+                    if rank is None or rank not in missing:
                         continue
                     if frame.is_corrupt:
                         raise BrokenVideo(f"frame {rank} is damaged")
@@ -186,7 +186,7 @@ def _packets(data: memoryview, index: Mp4Index, start: int, targets: list[int]) 
         if sample in targets or _is_reference(data, offset, offset + size, index.length_size):
             # A copy, because libavcodec reads some bytes past the end of damaged frames: here they are zeros.
             packet = av.Packet(size)
-            packet.update(data[offset : offset + size])
+            packet.update(bytes(data[offset : offset + size]))
             packet.pts = rank
             if sample == start:
                 packet.is_keyframe = True

@@ -59,7 +59,8 @@ class Cutter:
         piece = self._cut(frame, _stored_box(crop, turns, *upright))
         first = clip[places[0]]
         if pixels == "rgb":
-            planes, targets = _rgb_planes(piece, turns, *first.shape[:2], self._scaler, SCALER), _channels(first)
+            height, width, _ = first.shape
+            planes, targets = _rgb_planes(piece, turns, height, width, self._scaler, SCALER), _channels(first)
         else:
             planes, targets = self._yuv_planes(piece, turns, *first.shape), _planes_420(first)
         for plane_HW, target in zip(planes, targets, strict=True):
@@ -125,7 +126,9 @@ class _Window:
                 self._crop.process_command(name, str(value), 0)
             self._box = box
         self._source.push(frame)
-        return self._sink.pull()
+        piece = self._sink.pull()
+        assert isinstance(piece, av.VideoFrame)
+        return piece
 
 
 def to_rgb(
@@ -179,5 +182,5 @@ def _stored_box(crop: CropBox, turns: int, height: int, width: int) -> tuple[int
 
 def _turned(plane: VideoPlane, turns: int) -> np.ndarray:
     """The picture in a plane, turned upright; no copy."""
-    plane_HW = np.ndarray((plane.height, plane.width), np.uint8, plane, 0, (plane.line_size, 1))
+    plane_HW = np.ndarray((plane.height, plane.width), np.uint8, memoryview(plane), 0, (plane.line_size, 1))
     return np.rot90(plane_HW, turns) if turns else plane_HW
