@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from vidlang.datasets import synthetic
+
 
 @dataclasses.dataclass
 class Exit:
@@ -41,5 +43,8 @@ def launch(monkeypatch, capfd):
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
-    """The flag that names the tiny recipe, with a corpus of its own."""
-    return f"--config={Path(__file__).parent / 'tiny_config.py'}:{tmp_path_factory.mktemp('corpus')}"
+    """The flag that names the tiny recipe, with a corpus of its own, made here: what a test prints is its own."""
+    path, root = Path(__file__).parent / "tiny_config.py", tmp_path_factory.mktemp("corpus")
+    data = runpy.run_path(str(path))["get_config"](str(root)).stages[0].data.to_dict()
+    synthetic.load(**{name: value for name, value in data.items() if name != "name"})
+    return f"--config={path}:{root}"

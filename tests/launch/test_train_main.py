@@ -9,8 +9,7 @@ def test_training_from_the_command_line(launch, tiny_config, tmp_path):
     arguments = (tiny_config, f"--workdir={tmp_path}/run", "--config.stages[0].duration=2 steps")
     arguments += ("--config.stages[0].optimizer.warmup=1 step", "--config.stages[0].evals=()")
     done = launch("launch.train", *arguments)
-    # Whichever test comes first makes the corpus, and says so.
-    assert done.code == 0 and all("synthetic corpus" in line for line in done.err.splitlines())
+    assert (done.code, done.err) == (0, "")
     assert "starts from scratch" in done.out and "loss" in done.out.splitlines()[-1]
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["stages"][0]["duration"] == "2 steps" and config["stages"][0]["evals"] == []

@@ -64,7 +64,7 @@ def _find(path: str) -> str:
     if not os.path.isfile(path):
         raise ValueError(
             f"There is no tokenizer at {path!r}; give the path of a tokenizer.json file or of a folder with one, or "
-            "make one with vidlang.data.tokenizer.train_wordpiece or train_wordlevel."
+            "make one with python -m launch.tokenizer."
         )
     if path.endswith(".model"):
         raise ValueError(
