@@ -114,7 +114,7 @@ def test_more_than_one_token_on_a_side_is_refused(tmp_path):
 
 
 def test_wrong_files_and_lengths_are_named(path, tmp_path):
-    with pytest.raises(ValueError, match="no tokenizer at .*absent.json.*train_wordlevel"):
+    with pytest.raises(ValueError, match="no tokenizer at .*absent.json.*launch.tokenizer"):
         Tokenizer(tmp_path / "absent.json", 8)
     (tmp_path / "bad.json").write_text(json.dumps({"not": "one"}))
     with pytest.raises(ValueError, match="not a tokenizer.json file"):

@@ -1,6 +1,7 @@
 """The command line: a store and exit code 0, or one sentence and no traceback; and a run that is killed goes on."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from vidlang.data.chunks import open_store
-from vidlang.data.encode import EncodeSettings, encode_mp4
+from vidlang.data.encode import ENCODINGS, EncodeSettings, encode_mp4
 
 
 def video(path, frames=30, size=(48, 64)):
@@ -53,7 +54,7 @@ def test_makes_a_store_that_checks_until_it_is_damaged(launch, videos, tmp_path)
     info = store.info("two")
     assert (info.fps, info.height, info.width, info.frames) == (5, 32, 42, 15)
     assert store.chunk_frames("two").tolist() == [10, 5]
-    assert store.settings["encode"]["b_frames"] == 7
+    assert store.settings["encode"] == dataclasses.asdict(ENCODINGS["fast"])
     result = launch(f"--check={tmp_path}/store", "--workers=1")
     assert result.returncode == 0 and "nothing is wrong" in result.stdout, result.stderr
     (shard,) = (tmp_path / "store").glob("*array_record*")
