@@ -65,12 +65,12 @@ class EncodeSettings:
 # ones. One thread, because the bytes depend on how many there are.
 ALWAYS = "chromaloc=1:threads=1"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
-# Ways to encode a store, each at no lower SSIM than x264 by default. Measured by benchmarks.decode on real clips, in
-# bytes of x264's default and in milliseconds for four frames of a short clip, where the default takes about 50:
+# Ways to encode a store, each at no lower SSIM than x264 by default. In bytes and in clips/s (four frames of a short
+# clip) of x264's default, as benchmarks.decode measures them on real videos:
 ENCODINGS = {
-    "small": EncodeSettings(crf=23, gop_seconds=1.0, fast_decode=False),  # 1.2 x the bytes, 16 ms
-    "balanced": EncodeSettings(),  # 1.8 x the bytes, 9 ms
-    "fast": EncodeSettings(crf=20.5, gop_seconds=0.17, fixed_b=True),  # 2.8 x the bytes, 7 ms
+    "small": EncodeSettings(crf=23, gop_seconds=1.0, fast_decode=False),  # 1.3 x the bytes, 2.9 x the speed
+    "balanced": EncodeSettings(),  # 1.9 x the bytes, 6 x the speed
+    "fast": EncodeSettings(crf=20, b_frames=7, fixed_b=True),  # 2.2 x the bytes, 7 x the speed
 }
 
 
