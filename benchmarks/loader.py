@@ -25,7 +25,7 @@ from vidlang.data.encode import encode_mp4
 from vidlang.data.pipeline import ClipSpec, train_stream
 from vidlang.data.plan import TrainPlanner
 from vidlang.data.precut import PrecutSettings, cut_video
-from vidlang.data.store_writer import write_store
+from vidlang.data.stores.writer import write_store
 from vidlang.data.tokenizer import Tokenizer, train_wordlevel
 
 TABLE = flags.DEFINE_string("table", None, "A saved clip table with its store; by default a small one is made.")

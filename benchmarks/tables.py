@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from absl import app, flags
 
 from vidlang.data.clips import ClipTable
-from vidlang.data.store_writer import CutVideo, write_store
+from vidlang.data.stores.writer import CutVideo, write_store
 from vidlang.datasets import egoclip
 from vidlang.datasets._texts import one_text
 

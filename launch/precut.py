@@ -22,9 +22,9 @@ from absl import flags
 from launch import cli
 from vidlang.data.chunks import open_store
 from vidlang.data.encode import ENCODINGS
-from vidlang.data.machine import available_cores
 from vidlang.data.precut import PrecutSettings, Progress, Report, precut
-from vidlang.data.store_adopt import adopt
+from vidlang.data.stores.adopt import adopt
+from vidlang.data.workers.machine import available_cores
 
 HOUSE = PrecutSettings()
 INPUT = flags.DEFINE_string("input", None, "Videos: a folder, a pattern, a csv or txt list, or an address of such.")
@@ -94,7 +94,7 @@ def _precut(source: str, output: str, line: "ProgressLine") -> Report:
         if SPOOL.value is not None:
             raise ValueError("--spool is for --runner; without it, what is unfinished lies in --work")
         return precut(source, output, settings, workers=_workers(), **options)
-    from vidlang.data.beam import precut_with_beam
+    from vidlang.data.cutting.beam import precut_with_beam
 
     options |= {"beam_options": BEAM_OPTIONS.value, "spool": SPOOL.value}
     return precut_with_beam(source, output, settings, runner=RUNNER.value, **options)

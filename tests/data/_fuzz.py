@@ -24,12 +24,12 @@ import numpy as np
 
 from vidlang.data.chunks import open_store
 from vidlang.data.crops import CropBox
-from vidlang.data.cutting import CutVideo, PrecutSettings, cut_chunks
+from vidlang.data.cutting.video import CutVideo, PrecutSettings, cut_chunks
 from vidlang.data.decode import decode
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.store_adopt import adopt
-from vidlang.data.store_writer import write_store
+from vidlang.data.stores.adopt import adopt
+from vidlang.data.stores.writer import write_store
 
 HEIGHT, WIDTH, COUNT, FPS = 48, 64, 12, 10
 CROP, SIZE, RANKS = CropBox(2, 4, 28, 40), (16, 16), np.array([2, 7, 11])

@@ -9,7 +9,7 @@ import pytest
 from vidlang.data.clips import ClipTable
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.precut import PrecutSettings, cut_video
-from vidlang.data.store_writer import write_store
+from vidlang.data.stores.writer import write_store
 from vidlang.data.tokenizer import Tokenizer, train_wordlevel
 
 SECONDS, FPS, HEIGHT, WIDTH = 4, 8, 48, 64

@@ -8,14 +8,14 @@ import fsspec
 import numpy as np
 import pytest
 
-from vidlang.data import record_writer
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.precut import PrecutSettings, precut
+from vidlang.data.stores import record_writer
 
 pytest.importorskip("apache_beam")
 pytestmark = pytest.mark.filterwarnings("default")
 
-from vidlang.data.beam import precut_with_beam  # noqa: E402
+from vidlang.data.cutting.beam import precut_with_beam  # noqa: E402
 
 FAST = EncodeSettings(preset="ultrafast")
 SETTINGS = PrecutSettings(chunk_seconds=1.5, fps=8, short_side=32, encode=FAST)

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vidlang.data import record_writer
 from vidlang.data.chunks import open_store
 from vidlang.data.crops import CropBox
 from vidlang.data.decode import BrokenVideo, decode
 from vidlang.data.encode import EncodeSettings, encode_mp4
-from vidlang.data.store_writer import CutVideo, write_store
+from vidlang.data.stores import record_writer
+from vidlang.data.stores.writer import CutVideo, write_store
 
 HEIGHT, WIDTH, FPS = 32, 48, 8
 FULL = CropBox(0, 0, HEIGHT, WIDTH)
@@ -289,7 +289,7 @@ def test_settings_may_be_a_dataclass(videos, tmp_path):
 
 
 def test_index_is_written_in_batches(videos, tmp_path, monkeypatch):
-    monkeypatch.setattr("vidlang.data.store_index.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("vidlang.data.stores.index.ROWS_AT_ONCE", 2)
     many = [CutVideo(f"v{n}", FPS, WIDTH, HEIGHT, videos[1].chunks, (7,)) for n in range(5)]
     store = write_store(tmp_path / "store", many, {})
     assert store.videos == [f"v{n}" for n in range(5)]

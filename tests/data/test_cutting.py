@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from vidlang.data import cutting
 from vidlang.data.crops import CropBox
-from vidlang.data.cutting import PrecutSettings, cut_video, resample, verify
+from vidlang.data.cutting import video as cutting
+from vidlang.data.cutting.video import PrecutSettings, cut_video, resample, verify
 from vidlang.data.decode import BrokenVideo, decode, probe
 from vidlang.data.encode import EncodeSettings, encode_mp4
 

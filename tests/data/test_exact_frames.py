@@ -13,10 +13,10 @@ import pytest
 
 from vidlang.data.chunks import open_store
 from vidlang.data.crops import CropBox
-from vidlang.data.cutting import CutVideo, PrecutSettings, cut_video
+from vidlang.data.cutting.video import CutVideo, PrecutSettings, cut_video
 from vidlang.data.encode import ENCODINGS, EncodeSettings
 from vidlang.data.frames import TIMES, choose_times
-from vidlang.data.store_writer import write_store
+from vidlang.data.stores.writer import write_store
 
 HEIGHT, WIDTH, BLOCK, FPS = 48, 64, 16, 30
 FULL = CropBox(0, 0, HEIGHT, WIDTH)

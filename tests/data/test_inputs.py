@@ -7,10 +7,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from vidlang.data import inputs as inputs_module
 from vidlang.data.chunks import open_store
+from vidlang.data.cutting import inputs as inputs_module
+from vidlang.data.cutting.inputs import find_inputs
 from vidlang.data.encode import EncodeSettings, encode_mp4
-from vidlang.data.inputs import find_inputs
 from vidlang.data.precut import PrecutSettings, precut
 
 FAST = EncodeSettings(preset="ultrafast")

@@ -14,7 +14,7 @@ from vidlang.data.clips import ClipTable
 from vidlang.data.mixture import Quotas, Source, mixture_stream, source_seed
 from vidlang.data.pipeline import ClipSpec, train_stream
 from vidlang.data.plan import TrainPlanner
-from vidlang.data.store_adopt import adopt
+from vidlang.data.stores.adopt import adopt
 from vidlang.data.tokenizer import Tokenizer
 
 SPEC = ClipSpec(3, 16, {"name": "segments"}, {"name": "random_resized"}, 6)

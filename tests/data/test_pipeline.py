@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidlang.data.blocks import shared_folder
 from vidlang.data.pipeline import ClipSpec, train_stream
+from vidlang.data.workers.blocks import shared_folder
 
 BATCH, STEPS = 8, 21  # 168 items: three epochs of the 50 clips and a part of the fourth
 RANDOM = ClipSpec(

@@ -5,11 +5,11 @@ from collections import namedtuple
 
 import pytest
 
-from vidlang.data import machine
-from vidlang.data import workers as sizing
 from vidlang.data.chunks import open_store
 from vidlang.data.pipeline import ClipSpec, EvalData, eval_batches, identity, train_stream
 from vidlang.data.tokenizer import Tokenizer
+from vidlang.data.workers import count as sizing
+from vidlang.data.workers import machine
 
 SPEC = {
     "frames": 3,

@@ -10,8 +10,8 @@ import pytest
 from vidlang.data import fetch
 from vidlang.data.chunks import ChunkStore
 from vidlang.data.failures import KINDS, BrokenVideo, StoreAway
-from vidlang.data.patience import Patience
 from vidlang.data.pipeline import ClipSpec, eval_batches, train_stream
+from vidlang.data.workers.patience import Patience
 
 SPEC = ClipSpec(3, 16, {"name": "segments"}, {"name": "random_resized"}, 6)
 FIXED = ClipSpec(3, 16, {"name": "middle"}, {"name": "center"}, 6)

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from vidlang.data import precut as precut_module
-from vidlang.data import record_writer
 from vidlang.data.chunks import open_store
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.precut import PrecutSettings, precut
+from vidlang.data.stores import record_writer
 
 HEIGHT, WIDTH = 32, 48
 FAST = EncodeSettings(preset="ultrafast")
@@ -166,7 +166,7 @@ def test_mistakes_have_a_sentence(folder, whole, tmp_path):
 CUTTER = """
 import os, signal, time
 from pathlib import Path
-from vidlang.data.spool import cut_to_spool
+from vidlang.data.cutting.spool import cut_to_spool
 
 def cut(job, sign):
     name, marker = Path(job.video.path).stem, Path(__file__).with_name("died")
@@ -222,6 +222,6 @@ def test_what_a_video_makes_a_library_raise_is_listed(folder, tmp_path, monkeypa
         raise IndexError("list index out of range")
         yield
 
-    monkeypatch.setattr("vidlang.data.spool.cut_chunks", strange)
+    monkeypatch.setattr("vidlang.data.cutting.spool.cut_chunks", strange)
     with pytest.raises(ValueError, match="none of the 1 videos.*IndexError: list index out of range"):
         precut([("x", folder / "z.mp4")], tmp_path / "store", SETTINGS)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from vidlang.data import precut as precut_module
-from vidlang.data import record_writer
 from vidlang.data.chunks import open_store
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.precut import PrecutSettings, precut
+from vidlang.data.stores import record_writer
 
 HEIGHT, WIDTH = 32, 48
 FAST = EncodeSettings(preset="ultrafast")
@@ -222,7 +222,7 @@ def test_a_full_disk_ends_with_a_sentence_and_loses_nothing(whole, folder, tmp_p
     """A limit on the size of files stands in for the disk; shards are bigger than it."""
     program = f"""
         import resource, sys
-        from vidlang.data import record_writer
+        from vidlang.data.stores import record_writer
         from vidlang.data.encode import EncodeSettings
         from vidlang.data.precut import PrecutSettings, precut
         record_writer.CHUNKS_PER_SHARD = 5

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from vidlang.data.processes import Lost, Sign, run_jobs
+from vidlang.data.workers.processes import Lost, Sign, run_jobs
 
 SCRIPT = """
 import os, time
-from vidlang.data.processes import worker_pool
+from vidlang.data.workers.processes import worker_pool
 if __name__ == "__main__":
     with worker_pool(2) as pool:
         print(*pool.map(abs, [1, 2]), *pool._processes, flush=True)

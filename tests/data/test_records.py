@@ -9,10 +9,11 @@ import time
 import numpy as np
 import pytest
 
-from vidlang.data import record_writer, records
-from vidlang.data.record_writer import ShardWriter, read_shard, serialize_example, shard_name
-from vidlang.data.records import RecordError, RecordReader, parse_example
-from vidlang.data.remote import LocalFolder
+from vidlang.data.stores import record_reader as records
+from vidlang.data.stores import record_writer
+from vidlang.data.stores.record_reader import RecordError, RecordReader, parse_example
+from vidlang.data.stores.record_writer import ShardWriter, read_shard, serialize_example, shard_name
+from vidlang.data.stores.remote import LocalFolder
 
 
 def test_examples_parse_as_protobuf_writes_them():
@@ -173,7 +174,7 @@ def test_a_full_disk_is_told(tmp_path):
     program = """
 import os, resource, sys
 from pathlib import Path
-from vidlang.data.record_writer import ShardWriter
+from vidlang.data.stores.record_writer import ShardWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     with ShardWriter(Path(sys.argv[1])) as writer:

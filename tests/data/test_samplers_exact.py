@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from vidlang.data.crops import choose_crop
-from vidlang.data.cutting import PrecutSettings, cut_video
+from vidlang.data.cutting.video import PrecutSettings, cut_video
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.frames import TIMES, choose_times
-from vidlang.data.store_writer import write_store
+from vidlang.data.stores.writer import write_store
 
 HEIGHT, WIDTH, COUNT = 48, 64, 175
 # B-frames always, so that the order of decoding is not the order of showing.

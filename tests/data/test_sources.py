@@ -13,7 +13,7 @@ import pytest
 
 from vidlang.data.chunks import open_store
 from vidlang.data.crops import CropBox
-from vidlang.data.cutting import PrecutSettings, cut_video
+from vidlang.data.cutting.video import PrecutSettings, cut_video
 from vidlang.data.decode import decode
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.failures import BrokenVideo

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vidlang.data.array_record import RemoteShard
 from vidlang.data.chunks import StoreAway, open_store
 from vidlang.data.crops import CropBox
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.remote import RemoteFolder
-from vidlang.data.store_index import ContentHash, stamp
-from vidlang.data.store_writer import CutVideo, write_store
+from vidlang.data.stores.array_record import RemoteShard
+from vidlang.data.stores.index import ContentHash, stamp
+from vidlang.data.stores.remote import RemoteFolder
+from vidlang.data.stores.writer import CutVideo, write_store
 
 HEIGHT, WIDTH, FPS = 32, 48, 8
 FULL, SIZE = CropBox(0, 0, HEIGHT, WIDTH), (16, 16)
@@ -224,7 +224,7 @@ def test_away_is_told_from_broken_and_a_new_mount_is_read_again(copy, videos, mo
 
 
 def test_threads_read_the_same_records(folder, videos, monkeypatch):
-    monkeypatch.setattr("vidlang.data.records.OPEN_SHARDS", 1)
+    monkeypatch.setattr("vidlang.data.stores.record_reader.OPEN_SHARDS", 1)
     store, wrong = open_store(folder), []
     expected = {(video.name, k): chunk for video in videos for k, chunk in enumerate(video.chunks)}
 

@@ -15,8 +15,8 @@ from vidlang.data.crops import CropBox
 from vidlang.data.decode import decode
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.store_adopt import adopt
-from vidlang.data.store_writer import CutVideo, write_store
+from vidlang.data.stores.adopt import adopt
+from vidlang.data.stores.writer import CutVideo, write_store
 
 HEIGHT, WIDTH, FPS, SECONDS = 32, 48, 8, 2
 FULL, CROP, SIZE = CropBox(0, 0, HEIGHT, WIDTH), CropBox(4, 6, 20, 30, flip=True), (16, 20)

@@ -15,9 +15,9 @@ from vidlang.data.chunks import StoreAway, open_store
 from vidlang.data.crops import CropBox
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.failures import KINDS, BrokenVideo
-from vidlang.data.store_adopt import adopt
-from vidlang.data.store_index import checksum, is_intact, stamp
-from vidlang.data.store_writer import CutVideo, write_store
+from vidlang.data.stores.adopt import adopt
+from vidlang.data.stores.index import checksum, is_intact, stamp
+from vidlang.data.stores.writer import CutVideo, write_store
 
 FPS, FULL, SIZE = 8, CropBox(0, 0, 32, 48), (16, 16)
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from vidlang.data.chunks import StoreAway, open_store
 from vidlang.data.crops import CropBox
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.store_adopt import adopt
-from vidlang.data.store_images import exif_orientation, image_size
+from vidlang.data.stores.adopt import adopt
+from vidlang.data.stores.images import exif_orientation, image_size
 
 HEIGHT, WIDTH = 48, 64
 FULL = CropBox(0, 0, HEIGHT, WIDTH)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vidlang.data.encode import EncodeSettings, encode_mp4
-from vidlang.data.store_probe import Task, probe
+from vidlang.data.stores.probe import Task, probe
 
 FAST = EncodeSettings(preset="ultrafast", crf=30)
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
-from vidlang.data import remote
-from vidlang.data.array_record import RemoteShard
 from vidlang.data.chunks import StoreAway, open_store
 from vidlang.data.crops import CropBox
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.remote import RemoteFolder, open_folder
-from vidlang.data.store_adopt import adopt
-from vidlang.data.store_writer import CutVideo, write_store
+from vidlang.data.stores import remote
+from vidlang.data.stores.adopt import adopt
+from vidlang.data.stores.array_record import RemoteShard
+from vidlang.data.stores.remote import RemoteFolder, open_folder
+from vidlang.data.stores.writer import CutVideo, write_store
 
 FPS, FULL = 8, CropBox(0, 0, 32, 48)
 FAST = EncodeSettings(preset="ultrafast", crf=12)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from vidlang.data.chunks import open_store
-from vidlang.data.store_index import INDEX_SCHEMA, ContentHash, write_header
-from vidlang.data.store_names import Names
+from vidlang.data.stores.index import INDEX_SCHEMA, ContentHash, write_header
+from vidlang.data.stores.names import Names
 
 COUNT = 2_000_000
 

@@ -13,12 +13,12 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from vidlang.data import crew
-from vidlang.data.blocks import Blocks, shared_folder
-from vidlang.data.patience import Patience
 from vidlang.data.pipeline import ClipSpec, train_stream
-from vidlang.data.stream import Batches
-from vidlang.data.workers import kept_batches
+from vidlang.data.workers import crew
+from vidlang.data.workers.blocks import Blocks, shared_folder
+from vidlang.data.workers.count import kept_batches
+from vidlang.data.workers.patience import Patience
+from vidlang.data.workers.stream import Batches
 
 # Workers cannot import a test by its name.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

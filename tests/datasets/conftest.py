@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vidlang.data.store_writer import CutVideo, write_store
+from vidlang.data.stores.writer import CutVideo, write_store
 
 FPS = 10
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidlang.data.store_adopt import adopt
+from vidlang.data.stores.adopt import adopt
 from vidlang.datasets import image_text
 
 LINES = [

@@ -107,7 +107,7 @@ def test_killed_at_twenty_random_moments_it_makes_the_same_store(repository, lau
     for number in range(9):
         video(tmp_path / "in" / f"{number}.mp4", 20 + 12 * number, (64, 96))
     (tmp_path / "in" / "x.mp4").write_bytes((tmp_path / "in" / "3.mp4").read_bytes()[:900])
-    program = "import runpy; from vidlang.data import record_writer; record_writer.CHUNKS_PER_SHARD = 14; "
+    program = "import runpy; from vidlang.data.stores import record_writer; record_writer.CHUNKS_PER_SHARD = 14; "
     program += "runpy.run_module('launch.precut', run_name='__main__')"
     flags = [f"--input={tmp_path}/in", "--fps=10", "--chunk_s=1", "--workers=2"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vidlang.data.store_writer import CutVideo, write_store
+from vidlang.data.stores.writer import CutVideo, write_store
 from vidlang.data.tokenizer import Tokenizer
 
 

@@ -28,13 +28,13 @@ from vidlang.data.crops import CropBox
 from vidlang.data.decode import decode
 from vidlang.data.failures import BrokenVideo, StoreAway
 from vidlang.data.pixels import clip_shape
-from vidlang.data.remote import Folder, open_folder
-from vidlang.data.store_header import check_expected, read_header
-from vidlang.data.store_index import is_intact, load_index
-from vidlang.data.store_names import Names
+from vidlang.data.stores.header import check_expected, read_header
+from vidlang.data.stores.index import is_intact, load_index
+from vidlang.data.stores.names import Names
+from vidlang.data.stores.remote import Folder, open_folder
 
 if TYPE_CHECKING:
-    from vidlang.data.store_check import Problem
+    from vidlang.data.stores.check import Problem
 
 __all__ = ["ChunkStore", "StoreAway", "VideoRow", "open_store"]
 
@@ -62,9 +62,9 @@ def open_store(path: str | Path, *, expect: Mapping[str, Any] | None = None) -> 
     header = read_header(folder)
     check_expected(header, expect or {}, str(folder))
     # These are built on this file.
-    from vidlang.data.store_files import ChunkFileStore, VideoStore
-    from vidlang.data.store_images import image_store
-    from vidlang.data.store_records import RecordStore
+    from vidlang.data.stores.files import ChunkFileStore, VideoStore
+    from vidlang.data.stores.images import image_store
+    from vidlang.data.stores.records import RecordStore
 
     kinds = {"records": RecordStore, "chunk_files": ChunkFileStore, "videos": VideoStore, "images": image_store}
     return kinds[header["kind"]](folder, header)
@@ -178,7 +178,7 @@ class ChunkStore:
 
     def problems(self, progress: Any = None, workers: int = 1) -> Iterator[Problem]:
         """Everything that is wrong with the store, found by reading, comparing and decoding all of it."""
-        from vidlang.data.store_check import find_problems
+        from vidlang.data.stores.check import find_problems
 
         return find_problems(self, progress, workers)
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from vidlang.data.broken import describe
 from vidlang.data.failures import BrokenVideo, StoreAway
-from vidlang.data.patience import Patience
 from vidlang.data.plan import EvalPlanner, Plan, Planner, TrainPlanner
 from vidlang.data.tokenizer import Tokenizer
+from vidlang.data.workers.patience import Patience
 
 ATTEMPTS = 8
 # A disk that stutters answers again at once; for a store that is away there is `Patience`.

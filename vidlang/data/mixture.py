@@ -23,12 +23,12 @@ from vidlang.core.config import did_you_mean
 from vidlang.data.checks import check_training
 from vidlang.data.clips import ClipTable
 from vidlang.data.fetch import Batch, Layout, TrainFetch, Watch
-from vidlang.data.patience import DEFAULT, Patience
 from vidlang.data.plan import ClipSpec, Share, TrainPlanner
-from vidlang.data.spill import Spill
-from vidlang.data.stream import Batches, StreamOptions
 from vidlang.data.tokenizer import Tokenizer
-from vidlang.data.workers import batch_bytes, settle_workers
+from vidlang.data.workers.count import batch_bytes, settle_workers
+from vidlang.data.workers.patience import DEFAULT, Patience
+from vidlang.data.workers.spill import Spill
+from vidlang.data.workers.stream import Batches, StreamOptions
 
 MIXING = ("items", "batches")
 # A smaller share would need blocks of more items than are worth laying out at once.

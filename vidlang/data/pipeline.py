@@ -19,16 +19,16 @@ import numpy as np
 from vidlang.data.broken import BrokenClips
 from vidlang.data.checks import check_setup
 from vidlang.data.clips import ClipTable
-from vidlang.data.crew import ItemWatch
 from vidlang.data.fetch import Batch, EvalFetch, Layout
 from vidlang.data.identity import identity
 from vidlang.data.mixture import Source, mixture_stream, open_stream
-from vidlang.data.patience import DEFAULT, Patience
 from vidlang.data.plan import ClipSpec, EvalPlanner, Share
-from vidlang.data.spill import Spill
-from vidlang.data.stream import Batches, StreamOptions
 from vidlang.data.tokenizer import Tokenizer
-from vidlang.data.workers import batch_bytes, settle_workers
+from vidlang.data.workers.count import batch_bytes, settle_workers
+from vidlang.data.workers.crew import ItemWatch
+from vidlang.data.workers.patience import DEFAULT, Patience
+from vidlang.data.workers.spill import Spill
+from vidlang.data.workers.stream import Batches, StreamOptions
 
 __all__ = [
     "Batches",

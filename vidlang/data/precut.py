@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidlang.data.cutting import CutVideo, PrecutSettings, cut_chunks, cut_video, resample
-from vidlang.data.processes import Lost, Sign, run_jobs
-from vidlang.data.progress import Progress
-from vidlang.data.run import Plan, Report, Run, Start, begin
-from vidlang.data.spool import CutJob, Failure, Outcome, cut_to_spool
+from vidlang.data.cutting.progress import Progress
+from vidlang.data.cutting.run import Plan, Report, Run, Start, begin
+from vidlang.data.cutting.spool import CutJob, Failure, Outcome, cut_to_spool
+from vidlang.data.cutting.video import CutVideo, PrecutSettings, cut_chunks, cut_video, resample
+from vidlang.data.workers.processes import Lost, Sign, run_jobs
 
 __all__ = [
     "CutVideo",

@@ -26,8 +26,8 @@ import pyarrow as pa
 from vidlang.core.config import did_you_mean
 from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.clips import ClipTable
-from vidlang.data.records import RecordReader
-from vidlang.data.remote import open_folder
+from vidlang.data.stores.record_reader import RecordReader
+from vidlang.data.stores.remote import open_folder
 from vidlang.datasets._files import field, open_text, read_lines
 from vidlang.datasets._tables import cached, checked_parts, published
 from vidlang.datasets._texts import naming, texts

@@ -25,8 +25,8 @@ from vidlang.core.config import fingerprint
 from vidlang.data.clips import ClipTable
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.precut import PrecutSettings, precut
-from vidlang.data.processes import worker_pool
 from vidlang.data.tokenizer import train_wordlevel
+from vidlang.data.workers.processes import worker_pool
 from vidlang.datasets.synthetic.annotations import KINDS, SPLITS, write
 from vidlang.datasets.synthetic.grammar import Video
 from vidlang.datasets.synthetic.render import render_video

@@ -10,8 +10,8 @@ import posixpath
 from pathlib import Path
 
 from vidlang.data import folders
-from vidlang.data.inputs import connect
-from vidlang.data.remote import is_address
+from vidlang.data.cutting.inputs import connect
+from vidlang.data.stores.remote import is_address
 
 
 class LocalTarget:

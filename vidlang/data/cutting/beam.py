@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidlang.data.assembling import Batch, write_shard
-from vidlang.data.cutting import PrecutSettings
-from vidlang.data.processes import Lost, run_jobs
-from vidlang.data.progress import Progress
-from vidlang.data.remote import is_address
-from vidlang.data.remote_spool import RemoteSpool
-from vidlang.data.run import Plan, Report, Run, Start, begin
-from vidlang.data.spool import CutJob, cut_to_spool, enter, failed
+from vidlang.data.cutting.assembling import Batch, write_shard
+from vidlang.data.cutting.progress import Progress
+from vidlang.data.cutting.remote_spool import RemoteSpool
+from vidlang.data.cutting.run import Plan, Report, Run, Start, begin
+from vidlang.data.cutting.spool import CutJob, cut_to_spool, enter, failed
+from vidlang.data.cutting.video import PrecutSettings
+from vidlang.data.stores.remote import is_address
+from vidlang.data.workers.processes import Lost, run_jobs
 
 
 def precut_with_beam(

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vidlang.data.chunks import ChunkStore, open_store
-from vidlang.data.cutting import CutVideo
+from vidlang.data.cutting.spool import chunk_row
+from vidlang.data.cutting.target import check_target
+from vidlang.data.cutting.video import CutVideo
 from vidlang.data.folders import built_aside
-from vidlang.data.record_writer import ShardWriter, is_full, shard_name, sync, write_metadata
-from vidlang.data.spool import chunk_row
-from vidlang.data.store_index import FILE_SCHEMA, INDEX_SCHEMA, ContentHash, IndexWriter, write_header
-from vidlang.data.target import check_target
+from vidlang.data.stores.index import FILE_SCHEMA, INDEX_SCHEMA, ContentHash, IndexWriter, write_header
+from vidlang.data.stores.record_writer import ShardWriter, is_full, shard_name, sync, write_metadata
 
 __all__ = ["CutVideo", "check_target", "close_store", "write_store"]
 

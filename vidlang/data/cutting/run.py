@@ -14,16 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vidlang.data import folders, record_writer, spool
-from vidlang.data.assembling import Batch, Planner, check_layout, unpack, write_files, write_shard
+from vidlang.data import folders
 from vidlang.data.chunks import open_store
-from vidlang.data.cutting import PrecutSettings
-from vidlang.data.inputs import Input, find_inputs
-from vidlang.data.progress import Progress
-from vidlang.data.spool import CutJob, Failure, Outcome
-from vidlang.data.store_writer import close_store, plain
-from vidlang.data.target import LocalTarget, Target, open_target
-from vidlang.data.work import Work
+from vidlang.data.cutting import spool
+from vidlang.data.cutting.assembling import Batch, Planner, check_layout, unpack, write_files, write_shard
+from vidlang.data.cutting.inputs import Input, find_inputs
+from vidlang.data.cutting.progress import Progress
+from vidlang.data.cutting.spool import CutJob, Failure, Outcome
+from vidlang.data.cutting.target import LocalTarget, Target, open_target
+from vidlang.data.cutting.video import PrecutSettings
+from vidlang.data.cutting.work import Work
+from vidlang.data.stores import record_writer
+from vidlang.data.stores.writer import close_store, plain
 
 
 @dataclass(frozen=True)

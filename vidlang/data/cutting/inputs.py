@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.remote import PACKAGES, is_address
+from vidlang.data.stores.remote import PACKAGES, is_address
 
 SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm "

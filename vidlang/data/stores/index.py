@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from vidlang.data.failures import StoreAway
-from vidlang.data.remote import Folder, RemoteFolder, cache_folder
-from vidlang.data.store_header import FORMAT_VERSION
+from vidlang.data.stores.header import FORMAT_VERSION
+from vidlang.data.stores.remote import Folder, RemoteFolder, cache_folder
 
 INDEX_SCHEMA = pa.schema(
     [

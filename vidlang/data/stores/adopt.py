@@ -18,10 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from vidlang.data.folders import built_aside
-from vidlang.data.processes import worker_pool
-from vidlang.data.records import RecordError, RecordReader
-from vidlang.data.remote import Folder, LocalFolder, RemoteFolder, is_address, open_folder
-from vidlang.data.store_index import (
+from vidlang.data.stores.index import (
     FILE_SCHEMA,
     INDEX_SCHEMA,
     ROWS_AT_ONCE,
@@ -31,8 +28,11 @@ from vidlang.data.store_index import (
     stamp,
     write_header,
 )
-from vidlang.data.store_probe import IMAGES, VIDEOS, Found, Task, probe, probe_record
-from vidlang.data.store_writer import check_target
+from vidlang.data.stores.probe import IMAGES, VIDEOS, Found, Task, probe, probe_record
+from vidlang.data.stores.record_reader import RecordError, RecordReader
+from vidlang.data.stores.remote import Folder, LocalFolder, RemoteFolder, is_address, open_folder
+from vidlang.data.stores.writer import check_target
+from vidlang.data.workers.processes import worker_pool
 
 # Layout: the kind of store it makes.
 LAYOUTS = {

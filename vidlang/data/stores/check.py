@@ -19,11 +19,11 @@ from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.crops import CropBox
 from vidlang.data.decode import decode, probe
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.processes import worker_pool
-from vidlang.data.store_files import VideoStore
-from vidlang.data.store_images import ImageFileStore, ImageRecordStore, image_size
-from vidlang.data.store_index import ContentHash, checksum
-from vidlang.data.store_records import RecordStore
+from vidlang.data.stores.files import VideoStore
+from vidlang.data.stores.images import ImageFileStore, ImageRecordStore, image_size
+from vidlang.data.stores.index import ContentHash, checksum
+from vidlang.data.stores.records import RecordStore
+from vidlang.data.workers.processes import worker_pool
 
 ROWS_AT_ONCE = 16
 EVEN_ROWS = 1 << 12

@@ -23,11 +23,11 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from vidlang.data.blocks import Block, Blocks
 from vidlang.data.fetch import Batch, Layout
-from vidlang.data.patience import Patience
-from vidlang.data.processes import end_with_parent
-from vidlang.data.workers import each
+from vidlang.data.workers.blocks import Block, Blocks
+from vidlang.data.workers.count import each
+from vidlang.data.workers.patience import Patience
+from vidlang.data.workers.processes import end_with_parent
 
 _CLOSING_SECONDS = 5.0
 # New workers import Python packages first, from a disk that may be slow: so long this is not counted as a stall.

@@ -15,8 +15,8 @@ from types import TracebackType
 import numpy as np
 from array_record.python import array_record_module
 
-from vidlang.data.records import parse_example
-from vidlang.data.store_index import checksum
+from vidlang.data.stores.index import checksum
+from vidlang.data.stores.record_reader import parse_example
 
 DATASET, SPLIT, VERSION = "video_chunks", "chunks", "1.0.0"
 # A shard ends with the first video that brings it to either limit.

@@ -18,7 +18,7 @@ from typing import Any
 
 from vidlang.core.config import did_you_mean
 from vidlang.data.failures import StoreAway
-from vidlang.data.remote import Folder, open_folder
+from vidlang.data.stores.remote import Folder, open_folder
 
 FORMAT_VERSION = 1
 KINDS = ("records", "chunk_files", "videos", "images")

@@ -19,11 +19,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from vidlang.data import folders, spool
-from vidlang.data.inputs import Input
-from vidlang.data.record_writer import sync
-from vidlang.data.spool import Failure, Outcome
-from vidlang.data.target import Target
+from vidlang.data import folders
+from vidlang.data.cutting import spool
+from vidlang.data.cutting.inputs import Input
+from vidlang.data.cutting.spool import Failure, Outcome
+from vidlang.data.cutting.target import Target
+from vidlang.data.stores.record_writer import sync
 
 
 class Work:

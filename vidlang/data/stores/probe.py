@@ -19,10 +19,10 @@ from vidlang.data.container import VideoInfo, iterate_frames
 from vidlang.data.decode import probe as probe_mp4
 from vidlang.data.failures import BrokenVideo
 from vidlang.data.mp4 import NotIndexed, read_index
-from vidlang.data.remote import Folder, LocalFolder, open_folder
-from vidlang.data.store_images import SUFFIXES as IMAGES
-from vidlang.data.store_images import image_size
-from vidlang.data.store_index import checksum
+from vidlang.data.stores.images import SUFFIXES as IMAGES
+from vidlang.data.stores.images import image_size
+from vidlang.data.stores.index import checksum
+from vidlang.data.stores.remote import Folder, LocalFolder, open_folder
 
 VIDEOS = tuple(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .flv .wmv .ogv .3gp .gif".split())
 EMPTY_BYTES = 1024  # an MP4 without a frame has fewer

@@ -7,9 +7,9 @@ import shutil
 
 from absl import logging
 
-from vidlang.data.blocks import shared_folder
-from vidlang.data.machine import available_cores, available_memory
 from vidlang.data.plan import ClipSpec
+from vidlang.data.workers.blocks import shared_folder
+from vidlang.data.workers.machine import available_cores, available_memory
 
 # What a worker holds besides batches: Python, Grain, the codec and its own part of what is mapped.
 _WORKER_BYTES = 300e6
@@ -72,6 +72,6 @@ def check_memory(size: int, workers: int, prefetch: int) -> None:
     if count * size > free:
         raise ValueError(
             f"{workers} workers keep {count} batches, {count * size / 1e9:.2f} GB, in shared memory, and "
-            f"{shared_folder()} has {free / 1e9:.2f} GB free; take fewer workers, a smaller batch, or a container with a "
-            "larger --shm-size."
+            f"{shared_folder()} has {free / 1e9:.2f} GB free; take fewer workers, a smaller batch, or a container with "
+            "a larger --shm-size."
         )

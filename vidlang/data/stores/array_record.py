@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.remote import RemoteFolder
+from vidlang.data.stores.remote import RemoteFolder
 
 BLOCK, BLOCK_HEADER, CHUNK_HEADER = 65536, 24, 40
 CODECS = {b"z": "zstd", b"b": "brotli", b"s": "snappy"}

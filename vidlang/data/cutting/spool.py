@@ -18,11 +18,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vidlang.data.cutting import CutVideo, PrecutSettings, cut_chunks
+from vidlang.data.cutting.inputs import DiskError, Input, disk, local_copy, writing
+from vidlang.data.cutting.video import CutVideo, PrecutSettings, cut_chunks
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.inputs import DiskError, Input, disk, local_copy, writing
-from vidlang.data.remote import is_address
-from vidlang.data.store_index import checksum
+from vidlang.data.stores.index import checksum
+from vidlang.data.stores.remote import is_address
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vidlang.data import spool
-from vidlang.data.inputs import Input
-from vidlang.data.record_writer import ShardWriter, is_full, read_shard, shard_name, sync
-from vidlang.data.store_writer import shard_line
-from vidlang.data.work import Work
+from vidlang.data.cutting import spool
+from vidlang.data.cutting.inputs import Input
+from vidlang.data.cutting.work import Work
+from vidlang.data.stores.record_writer import ShardWriter, is_full, read_shard, shard_name, sync
+from vidlang.data.stores.writer import shard_line
 
 LAYOUTS = ("records", "seconds", "index")
 # Files of a store have this time of change, so that an index that holds it is the same whenever it was made.

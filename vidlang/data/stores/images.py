@@ -21,9 +21,9 @@ from vidlang.data.chunks import ChunkStore
 from vidlang.data.crops import CropBox
 from vidlang.data.failures import BrokenVideo, check_deadline
 from vidlang.data.pixels import MOST_PIXELS, Cutter, quarter_turns
-from vidlang.data.remote import Folder
-from vidlang.data.store_files import FileStore, require_root, root_folder
-from vidlang.data.store_records import RecordStore
+from vidlang.data.stores.files import FileStore, require_root, root_folder
+from vidlang.data.stores.records import RecordStore
+from vidlang.data.stores.remote import Folder
 
 FORMATS = "jpeg_pipe,png_pipe,apng,webp_pipe"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidlang.data import spool
-from vidlang.data.assembling import Batch, write_shard
-from vidlang.data.inputs import connect
-from vidlang.data.spool import CutJob
-from vidlang.data.target import RemoteTarget
+from vidlang.data.cutting import spool
+from vidlang.data.cutting.assembling import Batch, write_shard
+from vidlang.data.cutting.inputs import connect
+from vidlang.data.cutting.spool import CutJob
+from vidlang.data.cutting.target import RemoteTarget
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vidlang.data.chunks import ChunkStore
-from vidlang.data.records import RecordReader
-from vidlang.data.remote import Folder
+from vidlang.data.stores.record_reader import RecordReader
+from vidlang.data.stores.remote import Folder
 
 
 class RecordStore(ChunkStore):

@@ -15,9 +15,9 @@ from types import TracebackType
 
 from absl import logging
 
-from vidlang.data.crew import Attempt, Crew, Maker, WorkerLost
 from vidlang.data.fetch import Batch
-from vidlang.data.patience import Patience
+from vidlang.data.workers.crew import Attempt, Crew, Maker, WorkerLost
+from vidlang.data.workers.patience import Patience
 
 # Once may be chance, as when the machine runs out of memory; the same clip twice is not.
 _CONVICTED = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from vidlang.data.spool import Failure, Outcome
+from vidlang.data.cutting.spool import Failure, Outcome
 
 
 @dataclass

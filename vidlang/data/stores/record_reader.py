@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 from array_record.python import array_record_module
 
-from vidlang.data.array_record import RemoteShard
 from vidlang.data.failures import BrokenVideo
-from vidlang.data.remote import Folder, RemoteFolder
+from vidlang.data.stores.array_record import RemoteShard
+from vidlang.data.stores.remote import Folder, RemoteFolder
 
 OPEN_SHARDS = 512  # each keeps a file open
 MOST_FIELDS = 1 << 16  # of a message; a hostile record could hold millions of empty ones

@@ -19,9 +19,9 @@ import numpy as np
 
 from vidlang.data.chunks import ChunkStore, VideoRow
 from vidlang.data.failures import StoreAway
-from vidlang.data.records import RecordError
-from vidlang.data.remote import Folder, LocalFolder, is_address, open_folder
-from vidlang.data.store_index import load_times
+from vidlang.data.stores.index import load_times
+from vidlang.data.stores.record_reader import RecordError
+from vidlang.data.stores.remote import Folder, LocalFolder, is_address, open_folder
 
 REMEMBERED = 1 << 16  # videos of which a process knows that they are intact
 

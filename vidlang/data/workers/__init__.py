@@ -1,0 +1,1 @@
+"""Worker processes: batches through shared memory, and a stream that outlives them; pipeline.py is the door."""
