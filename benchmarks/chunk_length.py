@@ -39,6 +39,7 @@ from vidlang.data.crops import choose_crop
 from vidlang.data.decode import decode, probe
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.frames import choose_times
+from vidlang.data.workers.processes import end_with_parent
 
 VIDEO = flags.DEFINE_string("video", None, "A video to cut, at least as long as the longest chunk; else one is made.")
 CHUNKS = flags.DEFINE_list("chunk_s", ["15", "60", "300"], "Lengths of chunks in seconds.")
@@ -145,7 +146,7 @@ def ladder_row(name: str, case: Case) -> dict[str, Any]:
 
 def waiting_share(case: Case, steps: int = 6) -> float:
     """Share of the time that a consumer of batches waits while processes load ahead of it."""
-    with multiprocessing.get_context("spawn").Pool(WORKERS.value) as pool:
+    with multiprocessing.get_context("spawn").Pool(WORKERS.value, initializer=end_with_parent) as pool:
         ahead = 2  # batches that are being loaded or ready
         numbers = iter(range(1, 10**9))
         pending = [pool.map_async(_load, [(case, next(numbers)) for _ in range(BATCH.value)]) for _ in range(ahead)]
@@ -167,7 +168,7 @@ def pool_sizes() -> list[int]:
 
 def pool_row(name: str, case: Case, processes: int) -> dict[str, Any]:
     """Latency and throughput of so many processes at once."""
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, initializer=end_with_parent) as pool:
         pool.map(_load, [(case, 0)] * processes, chunksize=1)
         began = time.perf_counter()
         times = pool.map(_load, [(case, number) for number in range(1, CLIPS.value * processes + 1)], chunksize=2)

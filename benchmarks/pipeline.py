@@ -35,6 +35,7 @@ from vidlang.data.pipeline import ClipSpec, train_stream
 from vidlang.data.plan import TrainPlanner
 from vidlang.data.precut import PrecutSettings, precut
 from vidlang.data.tokenizer import Tokenizer, train_wordlevel
+from vidlang.data.workers.processes import end_with_parent
 
 TABLE = flags.DEFINE_string("table", None, "A saved clip table with its store; by default a small one is made.")
 WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Numbers of worker processes to try.")
@@ -107,7 +108,8 @@ def plain_loops(table: ClipTable, tokenizer: Tokenizer, clip: ClipSpec, processe
     # Rows in the order in which a stream would shuffle them.
     rows = np.random.default_rng(turn).permutation(len(table))[: STEPS.value * BATCH.value]
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes) as pool:
+    # Set up as the loader's own workers are.
+    with context.Pool(processes, initializer=end_with_parent) as pool:
         pool.map(_loop, [(table, tokenizer, clip, rows[:4])] * processes, chunksize=1)  # imports, page cache
         rates = pool.map(_loop, [(table, tokenizer, clip, rows)] * processes, chunksize=1)
     return float(sum(rates))

@@ -68,9 +68,9 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 # Ways to encode a store, each at no lower SSIM than x264 by default. In bytes and in clips/s (four frames of a short
 # clip) of x264's default, as benchmarks.decode measures them on real videos:
 ENCODINGS = {
-    "small": EncodeSettings(crf=23, gop_seconds=1.0, fast_decode=False),  # 1.3 x the bytes, 2.9 x the speed
-    "balanced": EncodeSettings(),  # 1.9 x the bytes, 6 x the speed
-    "fast": EncodeSettings(crf=20, b_frames=7, fixed_b=True),  # 2.2 x the bytes, 7 x the speed
+    "small": EncodeSettings(crf=23, gop_seconds=1.0, fast_decode=False),  # 1.2 x the bytes, 2.9 x the speed
+    "balanced": EncodeSettings(),  # 1.8 x the bytes, 5.7 x the speed
+    "fast": EncodeSettings(crf=20, b_frames=7, fixed_b=True),  # 2.2 x the bytes, 6.1 x the speed
 }
 
 
