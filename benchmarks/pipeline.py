@@ -131,22 +131,31 @@ def memory(table: ClipTable, tokenizer: Tokenizer, clip: ClipSpec) -> dict[str, 
     """Memory of the whole family of processes, ten times over the run."""
     workers, points = int(WORKERS.value[-1]), []
     steps = -(-MEMORY.value // BATCH.value)
+    print(f"{'':>15} {'own':>8} {'batches':>8} {'files':>8} {'all':>8}")
     with train_stream(table, tokenizer, clip, seed=SEED, batch_size=BATCH.value, workers=workers) as batches:
         for step in range(steps):
             next(batches)
             if (step + 1) % max(1, steps // 10) == 0:
-                points.append(((step + 1) * BATCH.value, family_memory()))
-                print(f"{points[-1][0]:>8} clips: {points[-1][1] / 1e6:7.1f} MB", flush=True)
+                points.append(family_memory())
+                shown = [*points[-1].values(), sum(points[-1].values())]
+                print(
+                    f"{(step + 1) * BATCH.value:>9} clips", *(f"{size / 1e6:8.1f}" for size in shown), "MB", flush=True
+                )
     # The first tenth fills caches of decoders and pages.
-    settled = [size for _, size in points[1:]] or [size for _, size in points]
-    spread = max(settled) / min(settled) - 1
-    print(f"memory after the first tenth varies by {spread:.1%}")
+    settled = points[1:] or points
+    spread = {}
+    for what, sizes in {
+        "own": [point["Anon"] for point in settled],
+        "all": [sum(point.values()) for point in settled],
+    }.items():
+        spread[what] = max(sizes) / min(sizes) - 1
+    print(f"after the first tenth, own memory varies by {spread['own']:.1%}, all of it by {spread['all']:.1%}")
     return {"memory": points, "memory_spread": spread}
 
 
-def family_memory() -> int:
-    """Bytes of this process and its descendants, shared pages divided among them."""
-    family, total = [os.getpid()], 0
+def family_memory() -> dict[str, int]:
+    """Bytes of this process and its descendants, shared pages divided among them: anonymous, shared memory, files."""
+    family, total = [os.getpid()], dict.fromkeys(("Anon", "Shmem", "File"), 0)
     while family:
         pid = family.pop()
         try:
@@ -154,7 +163,8 @@ def family_memory() -> int:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         except FileNotFoundError:  # it ended just now
             continue
-        total += 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        for kind in total:
+            total[kind] += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(f"Pss_{kind}:"))
         family += [int(child) for child in children]
     return total
 
