@@ -114,6 +114,10 @@ def test_seconds_and_ids():
     assert found.tolist() == [3723.5, 7.25, 9.0]
     with pytest.raises(ValueError, match="a.csv, row 3, column 'start': must be a time such as .*found '1:2:3:4'"):
         parse_seconds(["1", "1:2:3:4"], "a.csv", "start", first_row=2)
+    for wrong in ("-00:00:00.5", "00:-1:02", "00:00:61", "00:60:00", "1:60", "nan", "1e3", "", ":1", "1:"):
+        with pytest.raises(ValueError, match=f"row 2, column 'start': must be a time such as .*found '{wrong}'"):
+            parse_seconds([wrong], "a.csv", "start", first_row=2)
+    assert parse_seconds(["90:59.5", "75", "100:59:59"], "a.csv", "start", first_row=2).tolist() == [5459.5, 75, 363599]
     assert parse_ids("[192, 115]", "here") == [192, 115] and parse_ids(" [] ", "here") == parse_ids("", "here") == []
     with pytest.raises(ValueError, match="here: must be a list of whole numbers, found"):
         parse_ids("[a]", "here")

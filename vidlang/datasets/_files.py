@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,8 @@ from pyarrow import csv
 from vidlang.core.config import did_you_mean
 
 KINDS = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object", bool: "true/false"}
+# No sign: "-00:00:01" is minus a second to some and a second to others.
+_TIME = re.compile(r"(?:(?:(?P<hours>[0-9]+):)?(?P<minutes>[0-9]+):)?(?P<seconds>[0-9]+(?:\.[0-9]*)?)")
 
 
 def read_json(path: Path) -> Any:
@@ -175,14 +178,13 @@ def parse_seconds(texts: Sequence[str], path: Path, name: str, *, first_row: int
     """Seconds of times written as hours:minutes:seconds (or less of it), float64."""
     seconds_R = np.empty(len(texts))
     for row, text in enumerate(texts):
-        try:
-            parts = [float(part) for part in text.split(":")]
-            if not 1 <= len(parts) <= 3:
-                raise ValueError(text)
-        except ValueError:
+        match = _TIME.fullmatch(text.strip())
+        hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 60.0)
+        # Only the largest unit that is written may have more than the next one holds.
+        if match is None or (match["minutes"] and seconds >= 60) or (match["hours"] and minutes >= 60):
             where = f"{path}, row {row + first_row}, column {name!r}"
-            raise ValueError(f"{where}: must be a time such as 00:01:02.50, found {short(text)}") from None
-        seconds_R[row] = sum(part * 60**power for power, part in enumerate(reversed(parts)))
+            raise ValueError(f"{where}: must be a time such as 00:01:02.50, found {short(text)}")
+        seconds_R[row] = hours * 3600 + minutes * 60 + seconds
     return seconds_R
 
 
