@@ -5,8 +5,9 @@ import copy
 import ml_collections
 import pytest
 
+from vidlang.data.workers.patience import Patience
 from vidlang.train import build, sources, stages
-from vidlang.train.recipe import read_recipe, result_config
+from vidlang.train.recipe import Evaluation, read_recipe, result_config
 
 
 def test_the_demo_is_a_recipe():
@@ -26,6 +27,22 @@ def test_a_config_dict_and_plain_values_are_the_same_recipe(stage_config):
     assert read_recipe(plain).runtime.log_every == 3
 
 
+def test_patience_reaches_training_and_evaluation(stage_config, monkeypatch):
+    patience = {"decode_timeout": 1.5, "store_patience": 2.0, "stall_timeout": 9.0}
+    plain = {"name": "tiny", "seed": 0, "stages": (stage_config(),), "runtime": {"patience": patience, "workers": 2}}
+    recipe = read_recipe(plain)
+    assert recipe.runtime.workers == 2 and recipe.runtime.patience == Patience(**patience)
+    given = []
+    monkeypatch.setattr(sources.pipeline, "train_stream", lambda *_, **options: given.append(options["patience"]))
+    monkeypatch.setattr(build, "EvalData", lambda *_, **options: given.append(options["patience"]))
+    monkeypatch.setattr(build, "tokenizer", lambda *_: None)
+    monkeypatch.setattr(build, "table", lambda *_: None)
+    sources.train_stream(recipe, 0, [None], start_step=0)
+    clip = {"times": {"name": "middle"}, "crop": {"name": "center"}}
+    build.eval_data(recipe.stages[0], Evaluation("retrieval", "1 step", {}, 8, clip=clip), recipe.runtime)
+    assert given == [Patience(**patience)] * 2
+
+
 def changed(config, path, value):
     """A deep copy with one place set; a path is keys and indices."""
     config = copy.deepcopy(config)
@@ -41,6 +58,9 @@ MISTAKES = [
     (("name",), 3, "the config lacks 'name', a text"),
     (("stages",), (), "the config has no stages"),
     (("runtime",), {"worker": 1}, r"runtime has an unknown key 'worker' \(did you mean 'workers'\?\)"),
+    (("runtime",), {"patience": {"stall": 5}}, r"runtime.patience has an unknown key 'stall'"),
+    (("runtime",), {"patience": {"decode_timeout": 0}}, "decode_timeout must be above 0"),
+    (("runtime",), {"patience": 5}, "runtime.patience must be a section of keys; found 5"),
     (("stages", 0, "duratoin"), "1 step", r"stages\[0\] has an unknown key 'duratoin' \(did you mean 'duration'\?\)"),
     (("stages", 0, "name"), "a/b", "letters, digits, - and _; found 'a/b'"),
     (("stages", 0, "batch_size"), 0, "batch_size of stage 'short' must be a positive whole number; found 0"),

@@ -138,4 +138,5 @@ def eval_data(stage: Stage, evaluation: Evaluation, runtime: Runtime) -> EvalDat
         process_count=processes,
         workers=runtime.eval_workers,
         max_broken_share=runtime.max_broken_share,
+        patience=runtime.patience,
     )

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vidlang.core.config import call, to_dict
+from vidlang.core.config import call, is_section, to_dict
+from vidlang.data.workers.patience import DEFAULT as DEFAULT_PATIENCE
+from vidlang.data.workers.patience import Patience
 
 # Keys of a data section that say where things lie and how many processes make them, never what they are.
 PLACES = ("root", "store", "workers")
@@ -25,13 +27,14 @@ class Runtime:
     workers: processes that decode clips (0: in the training process, -1: as many as the cores are good for).
     eval_workers: the same for each evaluation, which starts them anew, so it pays for long ones only. log_every: steps
     between progress lines where the output is no terminal. max_broken_share: of the clips read, more broken ones than
-    this stop the run.
+    this stop the run. patience: how long to wait for slow clips, stores and workers, the keys of `Patience`.
     """
 
     workers: int = 0
     eval_workers: int = 0
     log_every: int = 50
     max_broken_share: float = 0.05
+    patience: Patience = DEFAULT_PATIENCE
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,19 @@ def read_recipe(config: Any) -> Recipe:
         raise ValueError(f"a config is a mapping with the keys name, seed and stages; found {type(config).__name__}")
     values = dict(plain)
     if "runtime" in values:
-        values["runtime"] = call(Runtime, values["runtime"], what="runtime")
+        values["runtime"] = _read_runtime(values["runtime"])
     if "stages" in values:
         stages = _sections(values["stages"], "stages")
         values["stages"] = tuple(_read_stage(stage, f"stages[{i}]") for i, stage in enumerate(stages))
     return _read_named(Recipe, values, "the config")
+
+
+def _read_runtime(config: Any) -> Runtime:
+    if not is_section(config) or "patience" not in config:
+        return call(Runtime, config, what="runtime")
+    patience = call(Patience, config["patience"], what="runtime.patience")
+    others = {key: value for key, value in config.items() if key != "patience"}
+    return call(Runtime, others, what="runtime", patience=patience)
 
 
 def _read_stage(config: Mapping[str, Any], what: str) -> Stage:

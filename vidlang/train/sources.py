@@ -140,6 +140,7 @@ def train_stream(recipe: Recipe, index: int, clips: Sequence[ClipTable], *, star
         process_index=jax.process_index(),
         process_count=processes,
         workers=recipe.runtime.workers,
+        patience=recipe.runtime.patience,
     )
     if not is_mixture(stage):
         return pipeline.train_stream(clips[0], tokenizers[0], found[0], **options)
