@@ -83,6 +83,14 @@ def test_a_remote_folder_is_adopted(local, address, tmp_path):
     assert store.read("v1", 1) == open_store(local / "adopted").read("v1", 1)
 
 
+@pytest.mark.parametrize("output", ["file:///{}/store", "memory://bucket/store"])
+def test_no_store_is_adopted_to_an_address(output, local, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="folder of this machine, got the address .*; name a local folder"):
+        adopt(local / "files", output.format(tmp_path), "index")
+    assert not any(tmp_path.iterdir())
+
+
 def test_away_is_told_from_missing(address):
     store, system = open_store(f"{address}/records"), fsspec.filesystem("memory")
     (shard,) = (path for path in system.ls("/bucket/records", detail=False) if "array_record" in path)

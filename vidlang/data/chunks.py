@@ -5,7 +5,7 @@
     STORE/video_chunks-*        the chunks: records of a TFDS dataset in ArrayRecord files (dataset_info.json, ...)
 
 That is the kind "records", which precutting makes. The kinds "chunk_files", "videos" and "images" have the same two
-files beside a folder of somebody else's that was adopted and stays as it is (store_adopt.py).
+files beside a folder of somebody else's that was adopted and stays as it is (stores/adopt.py).
 
 store.json is written last, so a folder that opens is complete. Frame g of a video is shown at g / fps seconds,
 whichever chunk holds it; whole videos have a time for each frame. Every read is checked against the checksum, because

@@ -2,7 +2,7 @@
 
 Every file is read once: how many frames it really holds, how large they are, and its checksum go into the index, so
 that reading needs no file to be opened only to learn its length. H.264 is not decoded for it; `problems` of the store
-that is made does. What real folders have wrong with them is mended where that is safe, and told: see store_probe.py.
+that is made does. What real folders have wrong with them is mended where that is safe, and told: see probe.py.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ def adopt(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; there are: {', '.join(LAYOUTS)}")
+    if is_address(str(output)):
+        raise ValueError(
+            f"an adopted store is written to a folder of this machine, got the address {str(output)!r}; name a local "
+            "folder for it, and copy that to where it is wanted"
+        )
     source, output = open_folder(folder), Path(output)
     if not source.exists():
         raise ValueError(f"there is no folder {str(source)!r} to adopt")

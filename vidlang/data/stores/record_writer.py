@@ -1,4 +1,4 @@
-"""Writes the records of a chunk store as a TFDS dataset in ArrayRecord files; see records.py for how they are read.
+"""Writes the records of a chunk store as a TFDS dataset in ArrayRecord files; record_reader.py reads them.
 
 A shard is written under another name, read back and brought to the disk before it gets its own, so a shard that has
 its name is whole. TFDS is needed for the few lines of metadata only; the processes that write shards do not load it.
