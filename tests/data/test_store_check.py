@@ -112,9 +112,50 @@ def test_damage_is_found_where_it_is(copy, videos):
     shard.write_bytes(content)
     assert problems(copy) == problems(copy, workers=2) == [("one", 1, "damaged")]
     shard.write_bytes(content[:-70000])
-    assert {kind for _, _, kind in problems(copy)} == {"truncated"} and len(problems(copy)) == 4
+    assert problems(copy) == problems(copy, workers=2) == [("", -1, "truncated")]
+    assert "4 chunks of 2 videos are lost" in next(open_store(copy).problems()).reason
     shard.unlink()
-    assert {kind for _, _, kind in problems(copy)} == {"missing"}
+    assert problems(copy) == [("", -1, "missing")]
+
+
+def test_of_a_broken_shard_the_others_are_still_checked(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("vidlang.data.stores.record_writer.CHUNKS_PER_SHARD", 3)
+    damaged = CutVideo("two", FPS, WIDTH, HEIGHT, videos[1].chunks, (3,))  # it holds four
+    write_store(tmp_path / "s", [videos[0], damaged], {})
+    first, _ = sorted((tmp_path / "s").glob("*array_record*"))
+    first.write_bytes(first.read_bytes()[:-70000])
+    found = list(open_store(tmp_path / "s").problems())
+    assert [(problem.video, problem.chunk, problem.kind) for problem in found] == [
+        ("", -1, "truncated"),
+        ("two", 0, "damaged"),
+    ]
+    assert first.name in found[0].reason and "3 chunks of 1 videos are lost" in found[0].reason
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fps": 30, "chunk_seconds": 0.75},
+        {"fps": "24000/1001"},
+        {"fps": "8/0"},
+        {"fps": FPS, "chunk_seconds": 0.625},
+        {"fps": FPS, "chunk_seconds": 15},
+        {"fps": FPS, "chunk_seconds": None},
+    ],
+)
+def test_settings_that_are_not_those_of_the_chunks_are_found(settings, copy):
+    edit_header(copy, settings={"fps": FPS, "chunk_seconds": 0.75})
+    assert not problems(copy)
+    edit_header(copy, settings=settings)
+    assert set(problems(copy)) == {("", -1, "damaged")}
+
+
+def test_a_fault_of_the_check_itself_ends_no_check(copy, monkeypatch):
+    def failing(content, *_):
+        raise ValueError("does not lie inside a frame")
+
+    monkeypatch.setattr("vidlang.data.stores.check.decode", failing)
+    assert problems(copy) == [("one", k, "unsupported") for k in range(3)] + [("two", 0, "unsupported")]
 
 
 def test_what_lies_beside_the_records_is_checked(copy):
@@ -136,6 +177,7 @@ def test_what_lies_beside_the_records_is_checked(copy):
         {"frames": 14},
         {"chunk_frames": [6, 5, 4]},
         {"chunks": 2},
+        {"chunks": 5},
         {"width": 46},
         {"fps": 0.0},
         {"duration": -1.0},

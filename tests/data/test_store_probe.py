@@ -1,5 +1,6 @@
 """Which folders of chunks make a video, and why others do not."""
 
+import av
 import numpy as np
 import pytest
 
@@ -64,3 +65,12 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
     assert found.kind == "missing" and "No such file" in found.reason
     (tmp_path / "empty.mp4").write_bytes(b"")
     assert probe(Task(str(tmp_path), "videos", "empty.mp4", ["empty.mp4"])).kind == "empty"
+
+
+def test_a_video_too_small_for_any_crop_is_refused(tmp_path):
+    with av.open(str(tmp_path / "dot.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", 5, width=1, height=1, pix_fmt="bgr0")
+        for frame in (av.VideoFrame.from_ndarray(np.zeros((1, 1, 3), np.uint8), "rgb24"), None):
+            container.mux(stream.encode(frame))
+    found = probe(Task(str(tmp_path), "videos", "dot.mkv", ["dot.mkv"]))
+    assert found.row is None and found.kind == "unsupported" and "1 x 1 pixels" in found.reason

@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.crops import CropBox
@@ -48,26 +51,36 @@ def find_problems(
 ) -> Iterator[Problem]:
     """All problems of a store as they are found; StoreAway when it cannot be reached."""
     yield from _whole(store)
+    broken = store.broken_shards() if isinstance(store, RecordStore) else []
+    if broken:
+        store.require_present()
+    for shard in broken:
+        yield Problem(
+            "", -1, shard.error.kind, f"{shard.error}: {shard.chunks} chunks of {shard.videos} videos are lost"
+        )
+    lost = tuple(shard.records for shard in broken)
     blocks = [range(first, min(first + ROWS_AT_ONCE, len(store))) for first in range(0, len(store), ROWS_AT_ONCE)]
     done = told = 0
-    for block, found in zip(blocks, _checked(store, blocks, workers), strict=True):
+    for block, found in zip(blocks, _checked(store, blocks, workers, lost), strict=True):
         yield from found
         done, told = done + len(block), told + len(found)
         if progress is not None:
             progress(f"[{done}/{len(store)}] videos checked, {told} problems")
 
 
-def _checked(store: ChunkStore, blocks: Sequence[range], workers: int) -> Iterator[list[Problem]]:
+def _checked(
+    store: ChunkStore, blocks: Sequence[range], workers: int, lost: tuple[range, ...]
+) -> Iterator[list[Problem]]:
     if workers <= 1:
-        yield from (_check_rows(store, block) for block in blocks)
+        yield from (_check_rows(store, block, lost) for block in blocks)
         return
     place, content_hash = store.folder.path, store.content_hash
     with worker_pool(workers) as pool:
-        yield from pool.map(_check_block, itertools.repeat((place, content_hash)), blocks)
+        yield from pool.map(_check_block, itertools.repeat((place, content_hash)), blocks, itertools.repeat(lost))
 
 
-def _check_block(place: tuple[Any, str], block: range) -> list[Problem]:
-    return _check_rows(_opened(*place), block)
+def _check_block(place: tuple[Any, str], block: range, lost: tuple[range, ...]) -> list[Problem]:
+    return _check_rows(_opened(*place), block, lost)
 
 
 @functools.lru_cache(maxsize=1)
@@ -90,6 +103,41 @@ def _whole(store: ChunkStore) -> Iterator[Problem]:
         if not store.records_fit():
             yield Problem("", -1, "damaged", "index.arrow does not name the records that the shards hold, in order")
         yield from _metadata_problems(store)
+    yield from _settings_problems(store)
+
+
+def _settings_problems(store: ChunkStore) -> Iterator[Problem]:
+    """How the settings, which readers and people trust, differ from what was written with them."""
+    settings = store.settings
+    try:
+        fps, seconds = (Fraction(settings[name]) if name in settings else None for name in ("fps", "chunk_seconds"))
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
+        yield Problem("", -1, "damaged", f"fps or chunk_seconds in the settings of store.json is no number: {error}")
+        return
+    if fps is None:
+        return
+    rates = store.columns["fps"].to_numpy()
+    others = np.flatnonzero(~np.isclose(rates, float(fps), rtol=1e-9, atol=0))
+    if len(others):
+        yield _differing(store, others, f"says fps {fps}", f"{rates[others[0]]:g} frames a second")
+    # Who cut an adopted folder may have rounded as he liked.
+    if seconds is None or not (store.kind == "records" or "encode" in settings):
+        return
+    # In floating point where it was when they were cut: half a frame rounds either way.
+    asked = settings["chunk_seconds"]
+    wanted, counts = round((asked if isinstance(asked, float) else seconds) * fps), store.columns["chunk_frames"]
+    lengths = pc.list_value_length(counts).to_numpy().astype(np.int64)
+    frames, rows = pc.list_flatten(counts).to_numpy(), np.repeat(np.arange(len(lengths)), lengths)
+    last = np.append(rows[1:] != rows[:-1], True)[: len(rows)]
+    wrong = np.flatnonzero(np.where(last, frames > wanted, frames != wanted))
+    if len(wrong):
+        said = f"says {float(seconds):g} s at fps {fps}, so {wanted} frames a chunk"
+        yield _differing(store, np.unique(rows[wrong]), said, f"a chunk of {frames[wrong[0]]}")
+
+
+def _differing(store: ChunkStore, rows: np.ndarray, said: str, found: str) -> Problem:
+    where = f"{len(rows)} of {len(store)} videos differ, the first {store.videos[int(rows[0])]!r} with {found}"
+    return Problem("", -1, "damaged", f"store.json {said}: {where}")
 
 
 def _row_problems(row: Mapping[str, Any]) -> Iterator[Problem]:
@@ -118,19 +166,27 @@ def _metadata_problems(store: RecordStore) -> Iterator[Problem]:
             )
 
 
-def _check_rows(store: ChunkStore, rows: range) -> list[Problem]:
-    return [problem for row in rows for problem in _video_problems(store, row)]
+def _check_rows(store: ChunkStore, rows: range, lost: tuple[range, ...] = ()) -> list[Problem]:
+    return [problem for row in rows for problem in _video_problems(store, row, lost)]
 
 
-def _video_problems(store: ChunkStore, row: int) -> Iterator[Problem]:
+def _video_problems(store: ChunkStore, row: int, lost: tuple[range, ...]) -> Iterator[Problem]:
     video = store.videos[row]
-    for chunk in range(store.cell("chunks", row).as_py()):
+    first = store.cell("first_record", row).as_py()
+    # Of a damaged index the columns may differ in length, which was told of.
+    for chunk in range(min(len(store.cell(name, row)) for name in ("chunk_frames", "checksum"))):
+        if any(first + chunk in records for records in lost):
+            continue
         try:
             content = store.read_chunk(row, chunk)
-            for reason in _differences(store, row, chunk, content):
-                yield Problem(video, chunk, "damaged", reason)
         except BrokenVideo as error:
             yield Problem(video, chunk, error.kind, str(error))
+            continue
+        try:
+            for reason in _differences(store, row, chunk, content):
+                yield Problem(video, chunk, "damaged", reason)
+        except ValueError as error:
+            yield Problem(video, chunk, error.kind if isinstance(error, BrokenVideo) else "unsupported", str(error))
     if isinstance(store, VideoStore):
         times = store.frame_times(row)
         info = store.info(video)
@@ -151,7 +207,10 @@ def _differences(store: ChunkStore, row: int, chunk: int, content: bytes | memor
         about = probe(content)
         found = (about.frames, about.height, about.width)
         smallest = CropBox(0, 0, 2, 2)
-        decode(content, np.arange(about.frames), smallest, (2, 2))
+        with warnings.catch_warnings():
+            # That reading is slow is no fault of the store, and was told when it was adopted.
+            warnings.filterwarnings("ignore", "decoding a video from its start", UserWarning)
+            decode(content, np.arange(about.frames), smallest, (2, 2))
     if found != expected:
         yield "it has {} frames of {} x {}, the index says {} of {} x {}".format(*found, *expected)
     if store.kind == "records" and isinstance(store, RecordStore):

@@ -79,13 +79,17 @@ def probe_record(number: int, record: dict[str, Any]) -> Found:
         return Found(name, kind="unsupported", reason="its feature 'image' does not hold encoded bytes")
     try:
         height, width = image_size(content)
+        row = _row(VideoInfo(1, 1.0, width, height, 1.0), [1], [checksum(content)])
     except BrokenVideo as error:
         return Found(name, kind=error.kind, reason=str(error))
-    row = _row(VideoInfo(1, 1.0, width, height, 1.0), [1], [checksum(content)])
     return Found(name, row | {"first_record": number})
 
 
 def _row(info: VideoInfo, counts: Sequence[int], checksums: Sequence[str]) -> dict[str, Any]:
+    if min(info.width, info.height) < 2:
+        raise BrokenVideo(
+            f"its frames have {info.width} x {info.height} pixels, no crop fits in less than 2 x 2", "unsupported"
+        )
     return {
         "chunks": len(counts),
         **{name: getattr(info, name) for name in ("fps", "width", "height", "frames", "duration")},

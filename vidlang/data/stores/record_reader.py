@@ -60,6 +60,17 @@ class RecordReader:
         for shard in range(len(self._names)):
             self._shard(shard)
 
+    def failures(self) -> Iterator[tuple[range, BrokenVideo]]:
+        """Of the shards that do not open: the numbers of their records, and why."""
+        for shard, (end, length) in enumerate(zip(self._ends.tolist(), self._lengths, strict=True)):
+            try:
+                self._shard(shard)
+            except BrokenVideo as error:
+                yield range(end - length, end), error
+            except OSError as error:
+                kind = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+                yield range(end - length, end), RecordError(f"shard {self._names[shard]} cannot be read: {error}", kind)
+
     def forget(self, number: int) -> None:
         """Closes the shard that holds a record, if it is open: it may have changed under us."""
         with self._lock:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vidlang.data.chunks import ChunkStore
+from vidlang.data.failures import BrokenVideo
 from vidlang.data.stores.record_reader import RecordReader
 from vidlang.data.stores.remote import Folder
+
+
+@dataclass(frozen=True)
+class BrokenShard:
+    """A shard that does not open, and what is lost with it."""
+
+    error: BrokenVideo
+    records: range
+    chunks: int
+    videos: int
 
 
 class RecordStore(ChunkStore):
@@ -37,6 +49,15 @@ class RecordStore(ChunkStore):
         """Whether the index names the records that the shards hold, one after another."""
         first, chunks = self.columns["first_record"].to_numpy(), self.columns["chunks"].to_numpy().astype(np.int64)
         return not (first != np.cumsum(chunks) - chunks).any() and int(chunks.sum()) == sum(self._shards.values())
+
+    def broken_shards(self) -> list[BrokenShard]:
+        """The shards that do not open, however often, each with how much of the store it holds."""
+        first, found = self.columns["first_record"].to_numpy(), []
+        ends = first + self.columns["chunks"].to_numpy()
+        for records, error in self._records().failures():
+            inside = np.minimum(ends, records.stop) - np.maximum(first, records.start)
+            found.append(BrokenShard(error, records, int(inside[inside > 0].sum()), int((inside > 0).sum())))
+        return found
 
     def record(self, row: int, chunk: int) -> dict[str, list[bytes] | list[int]]:
         """All features of a record; RecordError when it cannot be read."""
