@@ -212,7 +212,7 @@ def test_an_old_store_stays_until_the_new_one_is_whole(whole, folder, tmp_path, 
     precut(folder, output, SETTINGS, overwrite=True)
     assert content(output) == content(whole[0])
     (tmp_path / "store.partial" / "spool").mkdir(parents=True)  # as a kill leaves it when all was done
-    (tmp_path / "store.partial" / "run.json").write_text("{}")
+    (tmp_path / "store.partial" / "run.json").write_text('{"settings": {}, "inputs": ""}')
     with pytest.raises(ValueError, match="there is a complete chunk store"):
         precut(folder, output, SETTINGS)
     assert [entry.name for entry in tmp_path.iterdir()] == ["store"]

@@ -85,9 +85,10 @@ def write_files(work: Work, number: int, layout: str, chunk_seconds: float) -> d
     assert outcome.row is not None, "only what was cut is placed"
     folder, sizes = video_folder(outcome.row["video"], layout), []
     names = [chunk_name(place, layout, chunk_seconds) for place in range(outcome.row["chunks"])]
-    part = work.store / f"{number:07d}.part"
+    # Not in the store, where a video may have any name.
+    part = work.root / "parts" / f"{number:07d}"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    part.mkdir(parents=True)
     for place, name in enumerate(names):
         mp4 = spool.chunk(work.spool, number, place)
         (part / name).write_bytes(mp4)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from vidlang.data.cutting.target import LocalTarget, Target, open_target
 from vidlang.data.cutting.video import PrecutSettings
 from vidlang.data.cutting.work import Work
 from vidlang.data.stores import record_writer
+from vidlang.data.stores.remote import is_address
 from vidlang.data.stores.writer import close_store, plain
 
 
@@ -68,8 +68,13 @@ def begin(
     videos = find_inputs(inputs)
     check_layout(plan.layout, plan.settings.chunk_seconds, videos)
     target = open_target(output, work)
+    if work is not None:
+        within = [inputs] if isinstance(inputs, str | Path) and os.path.isdir(inputs) else []
+        files = (video.path for video in videos if not is_address(video.path))
+        folders.check_apart(target.work, [*within, *target.here()], files)
     if not isinstance(target, LocalTarget) and plan.layout != "records":
         raise ValueError(f"a store on an object store has the layout 'records', got {plan.layout!r}")
+    itself = not target.work.exists() or folders.is_begun(target.work)
     with folders.owned(target.work):
         try:
             yield _open(target, videos, plan, start)
@@ -79,8 +84,8 @@ def begin(
                 "mend this and run the same command again"
             ) from error
         finally:
-            if target.work.exists() and not (target.work / "run.json").exists():
-                shutil.rmtree(target.work)
+            if target.work.exists() and not folders.is_begun(target.work):
+                folders.remove(target.work, itself=itself)
 
 
 def _open(target: Target, videos: list[Input], plan: Plan, start: Start) -> Run:
@@ -100,7 +105,7 @@ class Run:
         self.work, self.plan = work, plan
         self.target = work.target
         self._retry()
-        self._planner = Planner(work, plan.layout)
+        self._planner, self._prepared = Planner(work, plan.layout), False
         self.progress = self._progress()
 
     def jobs(self) -> Iterator[CutJob]:
@@ -126,7 +131,11 @@ class Run:
 
     def ready(self) -> Iterator[Batch]:
         """What can be written now."""
-        return self._planner.ready()
+        for batch in self._planner.ready():
+            if not self._prepared:
+                self.target.prepare(keep={name for line in self.work.journal() for name in line["files"]})
+                self._prepared = True
+            yield batch
 
     def write_ready(self) -> None:
         """Writes all that can be written now."""
@@ -173,7 +182,7 @@ class Run:
             open_store(work.store).check()
         done = [row["video"] for line in work.journal() for row in line["rows"]]
         self.target.finish()
-        shutil.rmtree(work.root)
+        folders.remove(work.root)
         return Report(done, failures)
 
     def _retry(self) -> None:

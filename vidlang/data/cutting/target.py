@@ -6,32 +6,59 @@ store.json, which makes a folder a store, goes last.
 
 from __future__ import annotations
 
+import json
+import os
 import posixpath
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from vidlang.data import folders
 from vidlang.data.cutting.inputs import connect
+from vidlang.data.stores.record_writer import sync
 from vidlang.data.stores.remote import is_address
+
+# The files of a store beside its shards and its header.
+BESIDE = ("index.arrow", "dataset_info.json", "features.json", "failed.jsonl")
 
 
 class LocalTarget:
     """A folder, built in a folder beside it."""
 
     def __init__(self, path: Path, work: Path | None) -> None:
-        self.path, self.work = path, work or folders.partial_of(path)
+        self.path = folders.real(path)
+        self.work = work or folders.partial_of(self.path)
         self.store = self.work / "store"
 
     def check(self, overwrite: bool) -> None:
         """Raises unless a store may be written here; mends what a kill at the very end left."""
-        folders.recover(self.path, self.work)
+        for aside in (self.work, folders.partial_of(self.path)):
+            folders.recover(self.path, aside)
+        if not self._same_disk():
+            folders.check_ours(folders.partial_of(self.path))
         if self._is_finished():
             folders.clear(self.work)
         check_target(self.path, overwrite)
 
     def _is_finished(self) -> bool:
         """Whether the working folder is that of a run which was killed when only cleaning up was left."""
-        begun = (self.work / "run.json").exists()
-        return begun and not self.store.exists() and (self.path / "store.json").exists()
+        header, new = self.path / "store.json", self.store / "store.json"
+        if not folders.is_begun(self.work) or not header.exists():
+            return False
+        return not self.store.exists() or (new.exists() and new.read_bytes() == header.read_bytes())
+
+    def _same_disk(self) -> bool:
+        place = os.path.abspath(self.path.parent)
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        return os.stat(place).st_dev == os.stat(self.work).st_dev
+
+    def here(self) -> list[Path]:
+        """The folder of the store on this machine, if it lies there."""
+        return [self.path]
+
+    def prepare(self, keep: Collection[str]) -> None:
+        """Makes room for the first file of the store; here the old store stays until the new one is whole."""
 
     def has(self, name: str, size: int) -> bool:
         """Whether a file or folder of the store is there; of a file, with so many bytes."""
@@ -47,7 +74,14 @@ class LocalTarget:
 
     def finish(self) -> None:
         """Makes the folder that was built the store."""
-        folders.install(self.store, self.path, self.work)
+        if self._same_disk():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            folders.install(self.store, self.path, self.work)
+            return
+        with folders.built_aside(self.path) as near:
+            shutil.copytree(self.store, near, dirs_exist_ok=True)
+            for path in near.rglob("*"):
+                sync(path)
 
 
 class RemoteTarget:
@@ -59,11 +93,37 @@ class RemoteTarget:
         self._system, self._root = connect(self.path)
 
     def check(self, overwrite: bool) -> None:
-        """Raises unless a store may be written here; an old one stops being one now."""
-        if self._system.exists(self._place("store.json")):
-            if not overwrite:
-                raise ValueError(_exists(self.path))
-            self._system.rm(self._root, recursive=True)
+        """Raises unless a store may be written here; clears away what a kill at the very end left."""
+        self._system.invalidate_cache()
+        header = self._header()
+        if header is None:
+            begun = folders.is_begun(self.work)
+            if not begun and self._system.exists(self._root) and self._system.ls(self._root, detail=False):
+                raise ValueError(_other(self.path))
+            return
+        sent = self.work / "sent.json"
+        if sent.exists() and sent.read_bytes() == header:
+            folders.clear(self.work)
+        if not overwrite:
+            raise ValueError(_exists(self.path))
+
+    def here(self) -> list[Path]:
+        """The folder of the store on this machine, if it lies there."""
+        return [Path(self._root)] if self.path.startswith(("file://", "local://")) else []
+
+    def prepare(self, keep: Collection[str]) -> None:
+        """Deletes an old store, but for the files to keep: the new one has the same names. Its header goes last."""
+        if (header := self._header()) is None:
+            return
+        old = [name for name in json.loads(header).get("shards", {}) if "/" not in name]
+        for name in [*old, *BESIDE, "store.json"]:
+            if name not in keep and self._system.exists(self._place(name)):
+                self._system.rm_file(self._place(name))
+        self._system.invalidate_cache()
+
+    def _header(self) -> bytes | None:
+        place = self._place("store.json")
+        return self._system.cat_file(place) if self._system.exists(place) else None
 
     def has(self, name: str, size: int) -> bool:
         """Whether a file is there with so many bytes."""
@@ -73,6 +133,8 @@ class RemoteTarget:
     def keep(self, name: str) -> None:
         """Copies a file up and removes it here."""
         size = (self.store / name).stat().st_size
+        for folder in self.here():
+            folder.mkdir(parents=True, exist_ok=True)
         self._system.put_file(str(self.store / name), self._place(name))
         self._system.invalidate_cache()
         if not self.has(name, size):
@@ -86,6 +148,7 @@ class RemoteTarget:
 
     def finish(self) -> None:
         """Copies what is left up, the header last."""
+        shutil.copyfile(self.store / "store.json", self.work / "sent.json")
         for path in sorted(self.store.iterdir(), key=lambda path: path.name == "store.json"):
             self.keep(path.name)
 
@@ -110,10 +173,14 @@ def check_target(path: Path, overwrite: bool) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / "store.json").is_file():
-        raise ValueError(f"{str(path)!r} exists and is not a chunk store; choose another place or remove it")
+        raise ValueError(_other(str(path)))
     if not overwrite:
         raise ValueError(_exists(str(path)))
 
 
 def _exists(path: str) -> str:
-    return f"there is a complete chunk store at {path!r} already; use it, or overwrite it"
+    return f"there is a complete chunk store at {path!r} already; use it, or replace it with --overwrite"
+
+
+def _other(path: str) -> str:
+    return f"{path!r} exists and is not a chunk store; choose another place or remove it"

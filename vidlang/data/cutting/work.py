@@ -5,6 +5,7 @@
     STORE.partial/inputs.jsonl    the list of videos; they are numbered by their place in it
     STORE.partial/spool/          videos that are cut (spool.py)
     STORE.partial/journal.jsonl   one line for each shard that is in the store, with its rows of the index
+    STORE.partial/parts/          files of the store that are being written
     STORE.partial/store/          the store, without index and header until all is done
 
 What counts as done is what the journal says; a file that it does not name is written again, to the same bytes.
@@ -44,13 +45,14 @@ class Work:
 
     def open(self, *, retry_failed: bool) -> None:
         """Takes up what an earlier run left, or begins; ValueError when that run was another one."""
-        if (self.root / "run.json").is_file():
+        if folders.is_begun(self.root):
+            self._mend_inputs()
             self._compare(retry_failed)
         else:
             folders.clear(self.root)
+        self._write_run()
         for folder in (self.spool, self.store):
             folder.mkdir(exist_ok=True)
-        self._write_run()
         self._read_journal()
         if retry_failed:
             for number in list(spool.entries(self.spool)):
@@ -144,16 +146,21 @@ class Work:
         os.truncate(self._journal, good)
 
     def _write_run(self) -> None:
-        lines = "".join(json.dumps(asdict(video)) + "\n" for video in self.videos)
-        digest = hashlib.sha256(lines.encode()).hexdigest()
-        for name, text in (
-            ("inputs.jsonl", lines),
-            ("run.json", json.dumps({"settings": self._settings, "inputs": digest}, indent=1) + "\n"),
-        ):
-            part = self.root / f"{name}.part"
-            part.write_text(text)
-            sync(part)
-            os.replace(part, self.root / name)
+        lines = "".join(json.dumps(asdict(video)) + "\n" for video in self.videos).encode()
+        run = {"settings": self._settings, "inputs": hashlib.sha256(lines).hexdigest()}
+        texts = {"inputs.jsonl": lines, "run.json": json.dumps(run, indent=1).encode() + b"\n"}
+        for name, text in texts.items():
+            (self.root / f"{name}.part").write_bytes(text)
+            sync(self.root / f"{name}.part")
+        # This first, for a folder without it is not ours; the other one is found by its digest.
+        for name in ("run.json", "inputs.jsonl"):
+            os.replace(self.root / f"{name}.part", self.root / name)
+
+    def _mend_inputs(self) -> None:
+        """Gives the list of videos its name when a kill left the run that it belongs to without it."""
+        part, run = self.root / "inputs.jsonl.part", json.loads((self.root / "run.json").read_bytes())
+        if part.exists() and hashlib.sha256(part.read_bytes()).hexdigest() == run["inputs"]:
+            os.replace(part, self.root / "inputs.jsonl")
 
     def _compare(self, retry_failed: bool) -> None:
         """Raises when the run that began here had other settings or inputs."""
