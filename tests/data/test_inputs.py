@@ -1,11 +1,13 @@
 """Videos are found wherever they lie, and each has the name that was promised."""
 
+import json
 import os
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from absl import logging
 
 from vidlang.data.chunks import open_store
 from vidlang.data.cutting import inputs as inputs_module
@@ -52,10 +54,65 @@ def test_links_are_followed_once_and_stores_left_out(folder, tmp_path):
     (tmp_path / "elsewhere" / "far.mp4").write_bytes(b"1")
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     (folder / "loop").symlink_to(folder)
-    for name in ("store/store.json", "store/v/0.mp4", "new.partial/run.json", "new.partial/spool/0/0.mp4"):
+    make_stores(folder)
+    names = ["a one", "b/c/three", "b/two", "link/far"]
+    assert [name for name, _ in found(folder)] == names
+    assert [name for name, _ in found(f"{folder}/**/*.m[pk][4v]")] == names[1:]
+    (folder / "z").symlink_to(folder / "b")
+    (folder / "a").symlink_to(folder / "b" / "c")
+    assert [name for name, _ in found(folder)] == names
+    assert [name for name, _ in found(f"{folder}/*/*.mp4")] == ["b/two", "link/far"]
+
+
+def make_stores(folder):
+    """A store and an unfinished one, each with a chunk."""
+    for name, content in STORES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"1")
-    assert [name for name, _ in found(folder)] == ["a one", "b/c/three", "b/two", "link/far"]
+        (folder / name).write_text(content)
+
+
+STORES = {
+    "store/store.json": '{"format_version": 1}',
+    "store/v/0.mp4": "1",
+    "new.partial/run.json": '{"settings": {}, "inputs": ""}',
+    "new.partial/spool/0/0.mp4": "1",
+}
+
+
+def test_files_of_others_called_as_a_stores_hide_nothing(folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda *words: said.append(words[0] % words[1:]))
+    make_stores(folder)
+    found(folder)
+    for name, part in zip(sorted(said), ("new.partial", "store"), strict=True):
+        assert f"{part}' is left out" in name
+    for content in ('{"name": "shop"}', "[1]", "no json", "\ud83d".encode("utf-8", "surrogatepass")):
+        for name in ("store/store.json", "new.partial/run.json"):
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert [name for name, _ in found(folder)][-2:] == ["new.partial/spool/0/0", "store/v/0"]
+        assert len(found(f"{folder}/**/*.mp4")) == 3
+
+
+def test_a_name_that_is_no_text_fails_alone(tmp_path):
+    frames = [np.full((16, 16, 3), 9 * k, np.uint8) for k in range(3)]
+    for name in (b"good.mp4", b"b\xfcd.mp4"):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"in", name))).parent.mkdir(exist_ok=True)
+        with open(os.path.join(os.fsencode(tmp_path), b"in", name), "wb") as file:
+            file.write(encode_mp4(frames, fps=4, settings=FAST))
+    report = precut(tmp_path / "in", tmp_path / "store", SETTINGS)
+    (failure,) = report.failed
+    assert report.done == ["good"] and failure.kind == "unsupported" and failure.name == r"b\udcfcd"
+    assert r"b\udcfcd.mp4' is not UTF-8 text" in failure.reason
+    assert json.loads((tmp_path / "store" / "failed.jsonl").read_text())["name"] == failure.name
+
+
+@pytest.mark.parametrize(
+    "name", ["a//b", "./a", "a/.", ".", "..", "a/../b", "/a", "a/", "", "ä" * 126, "a/" + 252 * "x"]
+)
+def test_names_that_are_no_plain_path_are_refused(name):
+    with pytest.raises(ValueError, match="cannot be the name of a video"):
+        find_inputs([(name, "x.mp4")])
+    assert find_inputs([("ä" * 125 + "/" + 251 * "x", "x.mp4")])
 
 
 def test_a_pattern(folder):
@@ -81,6 +138,25 @@ def test_lists_with_columns(name, content, folder):
     assert found(folder / name) == [("second", f"{folder}/b/two.mp4"), ("three", f"{folder}/b/c/three.mkv")]
 
 
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ('path,name\na.mp4,"a\nb.mp4,b\nc.mp4,c\n', "line 4 of .*unexpected end of data"),
+        ('path,name\n"a".mp4,a\n', "line 2 of .*expected after"),
+        ('path,name\n"a.mp4\nb.mp4",a\n', "line 3 of .*a line ends inside"),
+        ("path,name\n" + "x" * 200_000 + ",a\n", "line 2 of .*field larger than"),
+        ("path,name\na.mp4,a\nb.mp4\n", "line 3 of .*has 1 fields, the first line 2"),
+        ("path,name\na.mp4,a,b\n", "line 2 of .*has 3 fields, the first line 2"),
+        ("path,path\na.mp4,a\n", "needs one 'path'"),
+        ("", "needs one 'path'"),
+    ],
+)
+def test_a_list_that_is_no_table_says_where(content, sentence, tmp_path):
+    (tmp_path / "l.csv").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        find_inputs(tmp_path / "l.csv")
+
+
 def test_a_list_of_lines(folder):
     (folder / "l.txt").write_text(f"b/two.mp4\n\n  {folder}/notes.md  \n")
     assert found(folder / "l.txt") == [("notes", f"{folder}/notes.md"), ("two", f"{folder}/b/two.mp4")]
@@ -96,6 +172,11 @@ def test_an_object_store(bucket):
     both = [("deep/two", "memory:///bucket/deep/two.mp4"), ("one", "memory:///bucket/one.mp4")]
     assert found("memory://bucket") == both
     assert found("memory://bucket/*.mp4") == both[1:]
+    for name, content in STORES.items():
+        bucket.pipe(f"/bucket/{name}", content.encode())
+    bucket.pipe(f"/bucket/spool/{16 * 'a'}/0000001/chunks/0.mp4", b"1")
+    assert found("memory://bucket") == found("memory://bucket/**/*.mp4") == both
+    assert found("memory://bucket/*/*.mp4") == both[:1]
     assert found("memory://bucket/one.mp4") == both[1:]
     listed = [("first", "memory://bucket/one.mp4"), ("two", "memory://bucket/deep/two.mp4")]
     assert found("memory://bucket/list.csv") == listed
@@ -108,16 +189,17 @@ def test_mistakes_have_a_sentence(folder, tmp_path):
     (tmp_path / "latin.txt").write_bytes("ü.mp4".encode("latin1"))
     cases = [
         (tmp_path / "nowhere", "there is no folder '.*nowhere', nor a file"),
-        (tmp_path / "empty", "there are no videos in '.*empty': no file ends in"),
+        (tmp_path / "empty", "there are no videos in '.*empty': no file outside of chunk stores ends in"),
         (f"{tmp_path}/x*", "no file matches the pattern"),
-        (tmp_path / "bad.csv", r"has columns \['file', 'name'\]; it needs 'path'"),
+        (tmp_path / "bad.csv", r"has columns \['file', 'name'\]; it needs one 'path'"),
         (tmp_path / "none.txt", "names no video"),
         (tmp_path / "latin.txt", "is not UTF-8 text"),
         ([], "the list is empty"),
-        ([("x", "a"), ("x", "b")], "'a' and 'b' would both be called 'x'"),
+        ([("x", "a"), ("x", "b")], "'a' and 'b' would both be called 'x'; .* in a csv list with"),
         ([("../x", "a")], "'../x' cannot be the name of a video"),
         ([("", "a")], "'' cannot be the name of a video"),
-        ([("x", "\udcfc.mp4")], "is not UTF-8 text; rename the file"),
+        ([("\udcfc", "x.mp4")], "cannot be the name of a video"),
+        ([("x", "a\0")], "cannot be the name of a video"),
         ("memory://nobucket", "there are no videos at 'memory://nobucket'"),
         ("nosuch://bucket", "'nosuch://bucket' cannot be read: .*nosuch"),
     ]

@@ -8,7 +8,6 @@ a.mp4 and a.mkv, keep their suffixes. Videos come ordered by name.
 from __future__ import annotations
 
 import contextlib
-import csv
 import glob
 import itertools
 import os
@@ -20,15 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vidlang.data.cutting.finding import SUFFIXES, find_remote, fixed_part, match, walk
+from vidlang.data.cutting.lists import LISTS, read_list
 from vidlang.data.failures import BrokenVideo
 from vidlang.data.stores.remote import PACKAGES, is_address
 
-SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm "
-    ".wmv".split()
-)
-LISTS = (".csv", ".tsv", ".txt")
 COPY_BYTES = 8 << 20
+LONGEST_PART = 251  # bytes of a part of a name: file systems take 255, and ".mp4" may come behind it
 ATTEMPTS, FIRST_PAUSE = 4, 1.0  # of reading from an object store, each pause twice the one before
 
 
@@ -54,6 +51,8 @@ def find_inputs(inputs: str | Path | Sequence[tuple[str, str | Path]]) -> list[I
         pairs = _remote(str(inputs))
     else:
         pairs = _local(str(inputs))
+    # A file whose name is no text gets a name that is; it is listed as failed when its turn comes.
+    pairs = [(name if _is_text(path) else printable(name), path) for name, path in pairs]
     videos = [Input(name, path, None if is_address(path) else _state(path)) for name, path in sorted(pairs)]
     _check(videos)
     return videos
@@ -62,77 +61,34 @@ def find_inputs(inputs: str | Path | Sequence[tuple[str, str | Path]]) -> list[I
 def _local(place: str) -> list[tuple[str, str]]:
     path = Path(place)
     if path.suffix.lower() in LISTS and path.is_file():
-        return _listed(path.read_bytes(), place, os.path.dirname(place))
+        return read_list(path.read_bytes(), place, os.path.dirname(place))
     if path.is_file():
         return [(path.stem, place)]
     if path.is_dir():
-        found = list(_walk(place))
+        found = list(walk(place))
         if not found:
-            raise ValueError(f"there are no videos in {place!r}: no file ends in {', '.join(sorted(SUFFIXES))}")
+            suffixes = ", ".join(sorted(SUFFIXES))
+            raise ValueError(f"there are no videos in {place!r}: no file outside of chunk stores ends in {suffixes}")
         return _named(found, place)
     if glob.has_magic(place):
-        found = [file for file in glob.glob(place, recursive=True) if os.path.isfile(file)]
+        found = match(place)
         if not found:
-            raise ValueError(f"no file matches the pattern {place!r}")
-        return _named(found, _fixed_part(place))
+            raise ValueError(f"no file matches the pattern {place!r}, outside of chunk stores")
+        return _named(found, fixed_part(place))
     raise ValueError(f"there is no folder {place!r}, nor a file, a list or a pattern of files")
-
-
-def _walk(folder: str) -> Iterator[str]:
-    """The videos below a folder, through links too; stores, finished or not, and hidden files are left out."""
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen or "store.json" in files or "run.json" in files:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield os.path.join(parent, name)
 
 
 def _remote(address: str) -> list[tuple[str, str]]:
     system, path = connect(address)
     try:
         if os.path.splitext(path)[1].lower() in LISTS:
-            return _listed(system.cat_file(path), address, posixpath.dirname(address))
-        if glob.has_magic(path):
-            found, root = system.glob(path), _fixed_part(path)
-        elif system.isfile(path):
-            found, root = [path], posixpath.dirname(path)
-        else:
-            found = [file for file in system.find(path) if posixpath.splitext(file)[1].lower() in SUFFIXES]
-            root = path
+            return read_list(system.cat_file(path), address, posixpath.dirname(address))
+        found, root = find_remote(system, path)
     except OSError as error:
         raise ValueError(f"the videos at {address!r} cannot be listed: {error}") from error
     if not found:
-        raise ValueError(f"there are no videos at {address!r}")
+        raise ValueError(f"there are no videos at {address!r}, outside of chunk stores")
     return [(name, system.unstrip_protocol(file)) for name, file in _named(found, root)]
-
-
-def _listed(content: bytes, place: str, folder: str) -> list[tuple[str, str]]:
-    """The (name, path) pairs of a list; paths are relative to the list's own folder."""
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the list {place!r} is not UTF-8 text: {error}") from error
-    if place.lower().endswith(".txt"):
-        rows = [{"path": line.strip()} for line in lines]
-    else:
-        reader = csv.DictReader(lines, delimiter="\t" if place.lower().endswith(".tsv") else ",")
-        if "path" not in (reader.fieldnames or []):
-            raise ValueError(f"the list {place!r} has columns {reader.fieldnames}; it needs 'path' and may have 'name'")
-        rows = list(reader)
-    pairs = []
-    for row in rows:
-        if path := (row["path"] or "").strip():
-            name = (row.get("name") or "").strip() or posixpath.splitext(posixpath.basename(path))[0]
-            pairs.append((name, path if is_address(path) else posixpath.join(folder, path)))
-    if not pairs:
-        raise ValueError(f"the list {place!r} names no video")
-    return pairs
 
 
 def _named(files: list[str], root: str) -> list[tuple[str, str]]:
@@ -142,17 +98,10 @@ def _named(files: list[str], root: str) -> list[tuple[str, str]]:
     return [(path if name in shared else name, file) for path, name, file in zip(inside, short, files, strict=True)]
 
 
-def _fixed_part(pattern: str) -> str:
-    """The folder in front of a pattern's first wildcard."""
-    parts = pattern.split("/")
-    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), parts[:-1])
-    return "/".join(fixed) or ("/" if pattern.startswith("/") else "")
-
-
 def _state(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
-    except OSError:  # a missing file is listed as failed when its turn comes
+    except (OSError, ValueError):  # a missing file is listed as failed when its turn comes
         return None
     return found.st_size, found.st_mtime_ns
 
@@ -161,16 +110,37 @@ def _check(videos: list[Input]) -> None:
     if not videos:
         raise ValueError("there are no videos to cut: the list is empty")
     for video in videos:
-        try:
-            (video.name + video.path).encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"the file name {video.path!r} is not UTF-8 text; rename the file") from None
         parts = video.name.split("/")
-        if not video.name or video.name.startswith("/") or ".." in parts or "\0" in video.name:
-            raise ValueError(f"{video.name!r} cannot be the name of a video ({video.path!r}); choose another")
+        if {"", ".", ".."} & {*parts} or "\0" in video.name + video.path or not _is_text(video.name):
+            raise ValueError(
+                f"{video.name!r} cannot be the name of a video ({video.path!r}); choose another, without empty parts, "
+                "'.' and '..'"
+            )
+        if max(len(part.encode()) for part in parts) > LONGEST_PART:
+            raise ValueError(
+                f"{video.name!r} cannot be the name of a video ({video.path!r}): a part of it is longer than the "
+                f"{LONGEST_PART} bytes that the name of a file has room for; rename it"
+            )
     for one, other in itertools.pairwise(videos):
         if one.name == other.name:
-            raise ValueError(f"{one.path!r} and {other.path!r} would both be called {one.name!r}; rename one")
+            raise ValueError(
+                f"{one.path!r} and {other.path!r} would both be called {one.name!r}; rename one, or give names in a "
+                "csv list with the columns path and name"
+            )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; on disk it may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(path: str) -> str:
+    """A path that any terminal takes."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def connect(address: str) -> tuple[Any, str]:
@@ -191,6 +161,8 @@ def connect(address: str) -> tuple[Any, str]:
 @contextlib.contextmanager
 def local_copy(path: str, target: Path, sign: Callable[[Any], None]) -> Iterator[Path]:
     """A video file on this machine: itself, or a copy at `target` for the time of the block."""
+    if not _is_text(path):
+        raise BrokenVideo(f"the file name {path!r} is not UTF-8 text; rename the file", "unsupported")
     if not is_address(path):
         yield Path(path)
         return
