@@ -135,12 +135,53 @@ def test_a_jump_of_the_clock_is_told(tmp_path):
         list(iterate_frames(path))
 
 
-def test_sound_only_is_told(tmp_path):
-    path = tmp_path / "a.wav"
+def clocked(path, seconds, container="matroska"):
+    """A video of flat frames that come at these seconds."""
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream("libx264", rate=10, options={"preset": "ultrafast"})
+        stream.height = stream.width = 32
+        for number, second in enumerate(seconds):
+            frame = av.VideoFrame.from_ndarray(shade(number % 40, 32, 32), format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = round(10 * second), Fraction(1, 10)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4"])
+def test_a_clock_that_makes_hours_of_kilobytes_is_told_at_once(container, tmp_path):
+    got = []
+    with pytest.raises(BrokenVideo, match="its clock is damaged: 3 frames in a file of [0-9]+ bytes last 1180 s"):
+        got.extend(second for _, second in iterate_frames(clocked(tmp_path / "a", 590.0 * np.arange(20), container)))
+    assert got == [0, 590]
+    # Not too many seconds a frame, but more than such small frames can be meant for.
+    with pytest.raises(BrokenVideo, match="its clock is damaged: .* last [3-5][0-9]{3} s"):
+        list(iterate_frames(clocked(tmp_path / "b", 50.0 * np.arange(400), container)))
+
+
+STILLS = {
+    "a picture every ten seconds": 10.0 * np.arange(360),
+    "a slide a minute": 60.0 * np.arange(60),
+    "still, talk, still, talk": np.cumsum([590, *[0.1] * 30, 590, *[0.1] * 30, 400, *[0.1] * 30]),
+}
+
+
+@pytest.mark.parametrize("stills", STILLS)
+def test_long_stills_are_no_damage(stills, tmp_path):
+    for container in ("matroska", "mp4"):
+        path = clocked(tmp_path / container, STILLS[stills], container)
+        seconds = [second for _, second in iterate_frames(path)]
+        np.testing.assert_allclose(np.diff(seconds), np.diff(STILLS[stills]), atol=0.11)
+
+
+@pytest.mark.parametrize("suffix, codec", [("wav", "pcm_s16le"), ("mp4", "aac"), ("mkv", "aac")])
+def test_sound_only_is_told(suffix, codec, tmp_path):
+    path = tmp_path / f"a.{suffix}"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
+        stream = container.add_stream(codec, rate=8000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
         frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-    with pytest.raises(BrokenVideo, match="no video stream"):
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    with pytest.raises(BrokenVideo, match="no video stream") as told:
         list(iterate_frames(path))
+    assert told.value.kind == "unsupported"

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,10 @@ from vidlang.data.mp4 import NotIndexed, read_index
 from vidlang.data.pixels import ACCURATE, MOST_PIXELS, quarter_turns, to_rgb
 
 LONGEST_GAP = 600.0  # seconds between two frames; a damaged clock can claim centuries
+# Between two frames on average, beyond one such gap: a slide may stand for long, but not each of them.
+LONGEST_STILL = 60.0
+# A damaged clock must not make days of video out of kilobytes: what is longer has so many bytes a second, or more.
+SMALL_HOURS, LEAST_BYTES = 3600.0, 30.0
 SLACK = 0.5  # seconds that a container may promise more than it holds; sound ones differ by hundredths
 # Containers that hold one video in one file. Playlists name other files, and a picture or a text is no video.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,rm,nut,gif,ivf,dv,h264,hevc"
@@ -54,6 +59,7 @@ def iterate_frames(path: str | Path, short_side: int | None = None) -> Iterator[
     scaler = Interpolation.BICUBIC | ACCURATE
     size: tuple[int, int] | None = None
     before: float | None = None
+    first, length = 0.0, os.stat(path).st_size
     with _open(Path(path)) as (container, stream):
         period = _period(stream)
         # AVI stores no presentation times: what it gives is the order of decoding.
@@ -67,10 +73,18 @@ def iterate_frames(path: str | Path, short_side: int | None = None) -> Iterator[
                 seconds = before + period
             if before is not None and seconds - before > LONGEST_GAP:
                 raise BrokenVideo(f"its clock jumps by {seconds - before:.0f} s at frame {number}")
+            first = seconds if before is None else first
+            _check_clock(seconds - first, number + 1, length)
             before = seconds
             yield to_rgb(frame, turns, *size, reformatter, scaler), seconds
     if before is None:
         raise BrokenVideo("no frame of it could be decoded", "empty")
+
+
+def _check_clock(seconds: float, frames: int, length: int) -> None:
+    """Raises when so few frames, of a file of `length` bytes, cannot be meant to last so long."""
+    if seconds > min(LONGEST_GAP + LONGEST_STILL * frames, SMALL_HOURS + length / LEAST_BYTES):
+        raise BrokenVideo(f"its clock is damaged: {frames} frames in a file of {length} bytes last {seconds:.0f} s")
 
 
 def pick_frames(

@@ -86,14 +86,21 @@ def read_index(mp4: bytes | memoryview) -> Mp4Index:
     header = {kind: (start, end) for kind, start, end in movie if kind != b"trak"}
     if b"mvex" in header:
         raise NotIndexed("it is a fragmented MP4")
+    handlers = set()
     for kind, start, end in movie:
-        if kind == b"trak" and (track := _video_track(data, start, end)):
-            return _index(data, {**header, **track})
+        if kind == b"trak":
+            track = _track(data, start, end)
+            handler, _ = track.get(b"hdlr", (len(data), 0))
+            handlers.add(bytes(data[handler + 8 : handler + 12]))
+            if b"vide" in handlers:
+                return _index(data, {**header, **track})
+    if handlers and b"" not in handlers and movie[-1][2] == top[b"moov"][1]:
+        raise BrokenVideo("it has no video stream", "unsupported")
     raise BrokenVideo("the MP4 has no complete video track in its index")
 
 
-def _video_track(data: memoryview, start: int, end: int) -> dict[bytes, tuple[int, int]] | None:
-    """The boxes of a track that the index needs, flattened, or None when it is not a video track."""
+def _track(data: memoryview, start: int, end: int) -> dict[bytes, tuple[int, int]]:
+    """The boxes of a track that the index needs, flattened."""
     found: dict[bytes, tuple[int, int]] = {}
     pending = [(start, end)]
     while pending:
@@ -102,8 +109,7 @@ def _video_track(data: memoryview, start: int, end: int) -> dict[bytes, tuple[in
                 pending.append((body, stop))
             else:
                 found.setdefault(kind, (body, stop))
-    handler, _ = found.get(b"hdlr", (0, 0))
-    return found if handler and bytes(data[handler + 8 : handler + 12]) == b"vide" else None
+    return found
 
 
 def _index(data: memoryview, track: dict[bytes, tuple[int, int]]) -> Mp4Index:
