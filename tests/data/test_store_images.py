@@ -119,13 +119,10 @@ def test_what_is_not_read_is_refused_by_name(picture, tmp_path):
     folder = write_all(tmp_path / "f", {name: content for name, (content, _) in contents.items()} | good)
     (tmp_path / "f" / "list.csv").write_text("a,b")
     report = adopt(folder, tmp_path / "s", "images", workers=2)
-    assert report.foreign == ["list.csv"] and open_store(tmp_path / "s").videos == ["good"]
+    assert report.foreign == ["list.csv"] and open_store(tmp_path / "s").videos == ["good.jpg", "good.png"]
     reasons = {name: reason for name, _, reason in report.refused}
-    assert reasons.pop("good") == "another file has the same name but for its suffix"
-    reasons_of_two = [reason for name, _, reason in report.refused if name == "moving"]
-    assert len(reasons_of_two) == 2 and all("animated" in reason for reason in reasons_of_two)
     for name, (_, words) in contents.items():
-        said = reasons[name.rsplit(".", 1)[0]]
+        said = reasons[name if name in ("moving.png", "moving.webp") else name.rsplit(".", 1)[0]]
         assert any(word in said for word in words.split("|")), (name, said)
 
 

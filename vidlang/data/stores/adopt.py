@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from vidlang.data.folders import built_aside
+from vidlang.data.stores.images import SUFFIXES as IMAGES
 from vidlang.data.stores.index import (
     FILE_SCHEMA,
     INDEX_SCHEMA,
@@ -28,12 +29,13 @@ from vidlang.data.stores.index import (
     stamp,
     write_header,
 )
-from vidlang.data.stores.probe import IMAGES, VIDEOS, Found, Task, probe, probe_record
+from vidlang.data.stores.probe import Found, Task, probe, probe_record
 from vidlang.data.stores.record_reader import RecordError, RecordReader
 from vidlang.data.stores.remote import Folder, LocalFolder, RemoteFolder, is_address, open_folder
 from vidlang.data.stores.writer import check_target
 from vidlang.data.workers.processes import worker_pool
 
+VIDEOS = tuple(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .flv .wmv .ogv .3gp .gif".split())
 # Layout: the kind of store it makes.
 LAYOUTS = {
     "seconds": "chunk_files",
@@ -130,7 +132,7 @@ class _Writer:
         name, row = found.name, found.row
         if row is not None and name == self._last:
             # They come sorted by name.
-            found = Found(name, kind="unsupported", reason="another file has the same name but for its suffix")
+            found = Found(name, kind="unsupported", reason="another video has the same name")
             row = None
         if row is None:
             report.refused.append((name, found.kind, found.reason))
@@ -188,8 +190,20 @@ def _tasks(source: Folder, layout: str, output: Path) -> tuple[list[Task], list[
         else:
             videos.setdefault(key, []).append(name)
     address = str(source) if isinstance(source, RemoteFolder) else str(Path(str(source)).resolve())
-    tasks = [Task(address, layout, key, files) for key, files in videos.items()]
-    return sorted(tasks, key=lambda task: (task.name, task.key)), foreign
+    tasks = [Task(address, layout, name, videos[key]) for key, name in _names(videos, layout).items()]
+    return sorted(tasks, key=lambda task: (task.name, task.files)), foreign
+
+
+def _names(keys: Iterable[str], layout: str) -> dict[str, str]:
+    """What each video is called: its path without the suffix, which those keep that would share a name.
+
+    So precutting names videos. Of a folder only ".mp4" is a suffix, and only where folders are named like files.
+    """
+    suffixes = {"seconds": (".mp4",), "index": (), "images": IMAGES}.get(layout, VIDEOS)
+    paths = {key: PurePosixPath(key) for key in keys}
+    short = {key: str(path.with_suffix("")) if path.suffix.lower() in suffixes else key for key, path in paths.items()}
+    shared = {name for name, count in Counter(short.values()).items() if count > 1}
+    return {key: key if name in shared else name for key, name in short.items()}
 
 
 def _video_of(path: PurePosixPath, layout: str) -> str | None:

@@ -19,30 +19,22 @@ from vidlang.data.container import VideoInfo, iterate_frames
 from vidlang.data.decode import probe as probe_mp4
 from vidlang.data.failures import BrokenVideo
 from vidlang.data.mp4 import NotIndexed, read_index
-from vidlang.data.stores.images import SUFFIXES as IMAGES
 from vidlang.data.stores.images import image_size
 from vidlang.data.stores.index import checksum
 from vidlang.data.stores.remote import Folder, LocalFolder, open_folder
 
-VIDEOS = tuple(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .flv .wmv .ogv .3gp .gif".split())
 EMPTY_BYTES = 1024  # an MP4 without a frame has fewer
 EVEN = 1e-6  # seconds by which frame times may be off and still count as evenly spaced
 
 
 @dataclass(frozen=True)
 class Task:
-    """One video to look at: where, in which layout, the path its files have in common, and the files."""
+    """One video to look at: where, in which layout, its name in the store, and its files."""
 
     folder: str
     layout: str
-    key: str
+    name: str
     files: list[str]
-
-    @property
-    def name(self) -> str:
-        """What the video is called in the store: its path without the suffix of a file."""
-        path = PurePosixPath(self.key)
-        return (path.with_suffix("") if path.suffix.lower() in (*VIDEOS, *IMAGES) else path).as_posix()
 
 
 @dataclass(frozen=True)
