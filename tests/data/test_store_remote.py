@@ -186,9 +186,59 @@ def test_what_is_not_installed_or_not_known_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", absent)
     with pytest.raises(ValueError, match=r"'gs://b/s' needs the package gcsfs.*pip install 'vidlang\[remote\]'"):
         open_store("gs://b/s")
+    with pytest.raises(ValueError, match="a package that is not installed: gcsfs; install what it names"):
+        open_store("sftp://b/s")
+
+    def half(address):
+        raise ImportError('HTTPFileSystem requires "requests" and "aiohttp" to be installed')
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", half)
+    with pytest.raises(ValueError, match='needs the package aiohttp.*"requests" and .*pip install aiohttp'):
+        open_store("https://b/s")
     with pytest.raises(ValueError, match="there is no chunk store at"):
         monkeypatch.undo()
         open_store(f"file://{tmp_path}/nowhere")
+
+
+def test_the_cache_keeps_what_was_used_last(address, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(remote, "_used", set())
+    monkeypatch.setattr(remote, "CACHE_BYTES", 10_000)
+    cache.mkdir()
+    old, older, table, half = (cache / name for name in (f"{1:064x}.arrow", f"{2:064x}.arrow", "t.arrow", "x.arrowab"))
+    for path, when in ((older, 1), (old, 2), (table, 0), (half, 0)):
+        path.write_bytes(bytes(6_000))
+        os.utime(path, (when, when))
+    first = open_store(f"{address}/records").header["index"]["sha256"]
+    assert {path.name for path in cache.iterdir()} == {f"{first}.arrow", old.name, table.name, half.name}
+    # Whatever the cap, this process still reads its own.
+    monkeypatch.setattr(remote, "CACHE_BYTES", 0)
+    second = open_store(f"{address}/adopted").header["index"]["sha256"]
+    names = {f"{first}.arrow", f"{second}.arrow", table.name, half.name}
+    assert {path.name for path in cache.iterdir()} == names
+    # To a process that comes later, what was asked for last is the newest.
+    monkeypatch.setattr(remote, "_used", set())
+    os.utime(cache / f"{first}.arrow", (5, 5))
+    os.utime(cache / f"{second}.arrow", (4, 4))
+    open_store(f"{address}/adopted")
+    assert (cache / f"{second}.arrow").stat().st_mtime > 5
+    monkeypatch.setattr(remote, "CACHE_BYTES", (cache / f"{second}.arrow").stat().st_size)
+    monkeypatch.setattr(remote, "_used", set())
+    remote._prune(cache)
+    assert {path.name for path in cache.iterdir()} == {f"{second}.arrow", table.name, half.name}
+
+
+def test_an_index_that_another_process_took_from_the_cache_is_fetched_again(address, tmp_path, monkeypatch):
+    taken, fetch = [], RemoteFolder.fetch
+
+    def stolen(self, name, target):
+        fetch(self, name, target)
+        if not taken:
+            taken.append(target)
+            target.unlink()
+
+    monkeypatch.setattr(RemoteFolder, "fetch", stolen)
+    assert len(open_store(f"{address}/records")) == 2 and taken
 
 
 def test_half_a_download_is_not_kept(address, tmp_path, monkeypatch):

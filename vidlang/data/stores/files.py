@@ -2,7 +2,8 @@
 
 A chunk file is read whole and held against its checksum, as a record is. For a whole video that would cost more than
 decoding: its checksum is computed when a process first reads it, and again when its length or its date has changed.
-Whole videos are mapped into memory: a file that shrinks, or a disk that goes, amid decoding ends the process.
+Whole videos are mapped into memory, for a clip touches a small part of one: a local file that is deleted or replaced by
+another is read on as it was, but one that shrinks, or whose disk goes, amid decoding ends the process (SIGBUS).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from vidlang.data.failures import StoreAway
 from vidlang.data.stores.header import FORMAT_VERSION
-from vidlang.data.stores.remote import Folder, RemoteFolder, cache_folder
+from vidlang.data.stores.remote import Folder, RemoteFolder, kept_file
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -169,14 +169,20 @@ def _fetched(folder: RemoteFolder, name: str, known: Mapping[str, Any] | None) -
     """A file of a remote store, by its content from a cache on this machine."""
     if known is None:
         return pa.py_buffer(folder.read(name))
-    kept = cache_folder() / f"{known.get('sha256')}.arrow"
-    if not kept.is_file() or kept.stat().st_size != known.get("bytes"):
-        folder.fetch(name, kept)
-    return _source(kept)
+    sha256, size = str(known.get("sha256")), known.get("bytes")
+    try:
+        return _source(kept_file(folder, name, sha256, size))
+    except FileNotFoundError:
+        # Another process may have made room in the cache just now; what is missing from the store is so again.
+        return _source(kept_file(folder, name, sha256, size))
 
 
 def _source(path: Path) -> pa.Buffer:
-    """The file's bytes: a small one is copied, for a mapped file that vanishes ends the process."""
+    """The file's bytes: a small one is copied, for one that is mapped ends the process if it shrinks or its disk goes.
+
+    A large one is mapped all the same, so that the workers of a machine share it. That is safe for a store on a local
+    disk that is replaced or deleted as a whole; one on a network file system is safe while nobody deletes it.
+    """
     if path.stat().st_size <= MAPPED_FROM:
         return pa.py_buffer(path.read_bytes())
     with pa.memory_map(str(path)) as file:

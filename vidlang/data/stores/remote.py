@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 # The file systems that need a package of their own, and its name.
-PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
+PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "http": "aiohttp", "https": "aiohttp"}
+CACHE_BYTES = 10 << 30
+_used: set[Path] = set()
 
 
 class LocalFolder:
@@ -162,6 +164,41 @@ def cache_folder() -> Path:
     return Path(os.environ.get("VIDLANG_CACHE") or Path.home() / ".cache" / "vidlang")
 
 
+def kept_file(folder: RemoteFolder, name: str, sha256: str, size: int | None) -> Path:
+    """A file of a remote store in the cache, fetched where it is not there, by its content.
+
+    Of what is kept, that which nobody has asked for the longest goes when there is more than CACHE_BYTES.
+    """
+    kept = cache_folder() / f"{sha256}.arrow"
+    _used.add(kept)
+    if kept.is_file() and kept.stat().st_size == size:
+        # Somebody else's cache may be there to be read only; what he uses is his to say.
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            os.utime(kept)
+    if not kept.is_file() or kept.stat().st_size != size:
+        folder.fetch(name, kept)
+        _prune(kept.parent)
+    return kept
+
+
+def _prune(cache: Path) -> None:
+    """Removes the oldest files of the cache until it is small enough, but none that this process has read."""
+    files = []
+    for path in cache.iterdir():
+        # Other things may lie there, such as the tables of datasets.
+        if re.fullmatch(r"[0-9a-f]{64}\.arrow", path.name):
+            # Another process may remove it first, in every line here; one that has it mapped keeps what it mapped.
+            with contextlib.suppress(FileNotFoundError):
+                state = path.stat()
+                files.append((state.st_mtime_ns, state.st_size, path))
+    over = sum(size for _, size, _ in files) - CACHE_BYTES
+    for _, size, path in sorted(files):
+        if over > 0 and path not in _used:
+            with contextlib.suppress(PermissionError, FileNotFoundError):
+                path.unlink()
+                over -= size
+
+
 def _connect(address: str) -> tuple[Any, str]:
     scheme = address.partition("://")[0]
     try:
@@ -169,9 +206,11 @@ def _connect(address: str) -> tuple[Any, str]:
 
         system, root = fsspec.core.url_to_fs(address)
     except ImportError as error:
-        package = PACKAGES.get(scheme, "fsspec")
+        package = "fsspec" if error.name == "fsspec" else PACKAGES.get(scheme, "")
+        mend = f"pip install {package}" if scheme.startswith("http") else "pip install 'vidlang[remote]'"
         raise ValueError(
-            f"reading {address!r} needs the package {package}, which is not installed; pip install 'vidlang[remote]'"
+            f"reading {address!r} needs {f'the package {package}, which' if package else 'a package that'} is not "
+            f"installed: {error}; {mend if package else 'install what it names'}"
         ) from error
     except ValueError as error:
         raise ValueError(f"cannot read {address!r}: {error}") from error
