@@ -116,10 +116,16 @@ def test_short_side_shrinks_and_never_enlarges(size, short_side, expected, tmp_p
     assert (probe(video.chunks[0]).height, probe(video.chunks[0]).width) == expected
 
 
+NO_NUMBERS = (float("nan"), float("inf"), -float("inf"))
+
+
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (dict(fps=0), "a chunk must hold a frame or more"),
+        *((dict(fps=fps), "fps must be above 0 and at most 1000") for fps in (0, -1, 1001, 10**400, *NO_NUMBERS)),
+        (dict(fps=Fraction(23976023976, 10**9)), "fps must be .* such as 30 or 30000/1001"),
+        *((dict(chunk_seconds=s), "a chunk must last above 0 and at most 3600 s") for s in (0, 3601, *NO_NUMBERS)),
+        (dict(chunk_seconds=3600, fps=1000), "a frame or more and at most 1000000"),
         (dict(chunk_seconds=0.001), "a chunk must hold a frame or more"),
         (dict(short_side=75), "an even number of pixels"),
     ],

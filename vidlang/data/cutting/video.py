@@ -19,6 +19,9 @@ from vidlang.data.decode import iterate_frames
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.mp4 import read_index
 
+MOST_FPS, MOST_SECONDS, MOST_FRAMES = 1000, 3600, 10**6  # of a chunk; it is made and verified in memory
+MOST_TICKS = 2**31 - 1  # what an MP4's clock counts to in a second
+
 
 @dataclass(frozen=True)
 class PrecutSettings:
@@ -34,9 +37,15 @@ class PrecutSettings:
     encode: EncodeSettings = field(default_factory=EncodeSettings)
 
     def __post_init__(self) -> None:
-        if not self.fps > 0 or self.frames_per_chunk < 1:
+        # Compared before anything is computed: a float may be no number, and a fraction too large for one.
+        if not 0 < self.fps <= MOST_FPS or max(Fraction(self.fps).as_integer_ratio()) > MOST_TICKS:
+            raise ValueError(f"fps must be above 0 and at most {MOST_FPS}, such as 30 or 30000/1001, got {self.fps}")
+        if not 0 < self.chunk_seconds <= MOST_SECONDS:
+            raise ValueError(f"a chunk must last above 0 and at most {MOST_SECONDS} s, got {self.chunk_seconds}")
+        if not 1 <= self.frames_per_chunk <= MOST_FRAMES:
             raise ValueError(
-                f"a chunk must hold a frame or more, got {self.chunk_seconds} s at {self.fps} frames a second"
+                f"a chunk must hold a frame or more and at most {MOST_FRAMES}, got {self.chunk_seconds} s "
+                f"at {self.fps} frames a second"
             )
         if self.short_side < 2 or self.short_side % 2:
             raise ValueError(f"short_side must be an even number of pixels, got {self.short_side}")
