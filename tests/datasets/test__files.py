@@ -8,16 +8,8 @@ import pyarrow as pa
 import pytest
 
 from vidlang.datasets._columns import id_lists, stream_csv
-from vidlang.datasets._files import (
-    field,
-    open_text,
-    parse_ids,
-    parse_seconds,
-    read_csv,
-    read_json,
-    read_lines,
-    read_pickle,
-)
+from vidlang.datasets._csv import parse_seconds, read_csv
+from vidlang.datasets._files import field, open_text, parse_ids, read_json, read_lines, read_pickle
 
 
 @pytest.fixture
@@ -37,6 +29,27 @@ def test_json_and_lines(write):
         read_json(write("cut.json", '{"a": [1,'))
     with pytest.raises(ValueError, match=r"b.jsonl, line 2: not JSON"):
         list(read_lines(write("b.jsonl", "1\n{\n")))
+
+
+def test_json_may_begin_with_a_byte_order_mark(write):
+    assert read_json(write("a.json", b"\xef\xbb\xbf[1]")) == [1]
+    assert list(read_lines(write("a.jsonl", b"\xef\xbb\xbf1\n2\n"))) == [("line 1", 1), ("line 2", 2)]
+
+
+def test_json_that_no_table_can_hold_is_named(write):
+    deep = "[" * 100_000
+    with pytest.raises(ValueError, match="a.json is not JSON"):
+        read_json(write("a.json", deep))
+    for line, message in (
+        (deep.encode(), "not JSON"),
+        (b'"\\uD800"', "half a letter"),
+        (b'"caf\xe9"', "not UTF-8, found .*; save it as UTF-8"),
+    ):
+        with pytest.raises(ValueError, match=f"a.jsonl, line 2: .*{message}"):
+            list(read_lines(write("a.jsonl", b"1\n" + line + b"\n")))
+    assert list(read_lines(write("a.jsonl", '"\\ud83d\\ude00"'))) == [("line 1", "\U0001f600")]
+    with pytest.raises(ValueError, match="here: 'end' must be a number below 1e308, found 1000"):
+        field({"end": 10**400}, "end", float, "here")
 
 
 def test_plain_pickles_are_read(write):
@@ -98,7 +111,7 @@ def test_csv_columns_and_kinds(write):
         ("text,time\na,1\nb,soon\n", "a.csv, row 3, column 'time': must be a number, found 'soon'"),
         (
             "text,time\na,1\nb\n",
-            "a.csv cannot be read as a table with 2 columns: a row has 1 fields in place",
+            "a.csv cannot be read as a table with 2 columns: row 3 has 1 fields in place",
         ),
         ("text,time\n", "a.csv has no rows"),
         ("", "a.csv is empty; is the download complete"),
@@ -110,14 +123,18 @@ def test_a_wrong_csv_is_named(write, content, message):
 
 
 def test_seconds_and_ids():
-    found = parse_seconds(["01:02:03.5", "00:07.25", "9"], "a.csv", "start", first_row=2)
+    found = parse_seconds(["01:02:03.5", "00:07.25", "9"], "a.csv", "start", np.arange(2, 9))
     assert found.tolist() == [3723.5, 7.25, 9.0]
     with pytest.raises(ValueError, match="a.csv, row 3, column 'start': must be a time such as .*found '1:2:3:4'"):
-        parse_seconds(["1", "1:2:3:4"], "a.csv", "start", first_row=2)
+        parse_seconds(["1", "1:2:3:4"], "a.csv", "start", np.arange(2, 9))
     for wrong in ("-00:00:00.5", "00:-1:02", "00:00:61", "00:60:00", "1:60", "nan", "1e3", "", ":1", "1:"):
         with pytest.raises(ValueError, match=f"row 2, column 'start': must be a time such as .*found '{wrong}'"):
-            parse_seconds([wrong], "a.csv", "start", first_row=2)
-    assert parse_seconds(["90:59.5", "75", "100:59:59"], "a.csv", "start", first_row=2).tolist() == [5459.5, 75, 363599]
+            parse_seconds([wrong], "a.csv", "start", np.arange(2, 9))
+    assert parse_seconds(["90:59.5", "75", "100:59:59"], "a.csv", "start", np.arange(2, 9)).tolist() == [
+        5459.5,
+        75,
+        363599,
+    ]
     assert parse_ids("[192, 115]", "here") == [192, 115] and parse_ids(" [] ", "here") == parse_ids("", "here") == []
     with pytest.raises(ValueError, match="here: must be a list of whole numbers, found"):
         parse_ids("[a]", "here")

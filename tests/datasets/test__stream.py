@@ -9,6 +9,8 @@ from vidlang.datasets._stream import stream_object
 
 CONTENT = {"a": {"start": [1.5, 20], "text": ['say "hi" {', "é ☃"]}, 'b"}{:,': [], "c": 12345, "": None, "d": "x" * 50}
 
+DEEP = '{"a": ' + "[" * 100_000
+
 
 @pytest.mark.parametrize("block", [1, 2, 7, 64, 1 << 20])
 @pytest.mark.parametrize("form", [{}, {"indent": 2}, {"separators": (",", ":"), "ensure_ascii": False}])
@@ -23,7 +25,21 @@ def test_every_entry_is_there(tmp_path, monkeypatch, block, form):
 
 @pytest.mark.parametrize("block", [1, 1 << 20])
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"a"', '{"a": 1', '{"a": [1, ', '{"a": 1,}', '{"a" 1}', '{"a": 1} x', "{1 2}", "{1: 2}"]
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"a"',
+        '{"a": 1',
+        '{"a": [1, ',
+        '{"a": 1,}',
+        '{"a" 1}',
+        '{"a": 1} x',
+        "{1 2}",
+        "{1: 2}",
+        '{"a": ' + "[" * 100_000,
+    ],
 )
 def test_what_is_no_object_is_named(tmp_path, monkeypatch, block, text):
     monkeypatch.setattr(_stream, "BLOCK", block)

@@ -113,6 +113,29 @@ def test_rows_name_their_places(tmp_path, store):
         Rows(tmp_path / "file.json").table(store, "error")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"label": 10**11}, {"label": 10**400}, {"verbs": [10**11]}, {"id": "\ud800"}, {"texts": ["\ud800"]}],
+)
+def test_a_value_that_arrow_cannot_hold_is_named(tmp_path, store, wrong):
+    rows, good = Rows(tmp_path / "file.json"), {"texts": ["x"], "label": 1, "verbs": [1], "id": "one"}
+    rows.add("item 4", video="a", **good)
+    rows.add("item 7", video="a", **(good | wrong))
+    with pytest.raises(ValueError, match=f"file.json, item 7: '{next(iter(wrong))}' must fit the type .*, found "):
+        rows.table(store, "error")
+    with pytest.raises(ValueError, match="file.json, item 9: its start and end must be numbers"):
+        rows.add("item 9", video="a", start=0, end=10**400, **good)
+
+
+def test_ends_far_beyond_are_counted_in_one_warning(store, caplog):
+    table = clips(("b", 0, 11), ("a", 0, 21.5), ("b", 1, NAN), ("d", 0, 10**9), ("c", 2, 900))
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert len(checked(table, store, "drop", place, np.array([4, 5, 6, 7, 9]))) == 4
+    assert "2 clips of 4 end more than 1 s after their video" in caplog.text
+    assert "file.csv, row 5: a clip ends at 21.5 s, its video 'a' at 20 s" in caplog.text
+    assert "file.csv, row 7: video 'd'" in caplog.text
+
+
 @pytest.fixture
 def make(store):
     """A function that makes a table of one clip and counts its calls."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 
 import pytest
 
@@ -10,12 +11,12 @@ from vidlang.datasets import videos
 CLIPS = [
     {"video": "kitchen/monday.mp4", "start": 0, "end": 8.5, "text": 'opens, then "closes" it', "label": 3},
     {"video": "garden.b", "text": " Ça dort\nau soleil ", "label": -1},
-    {"video": "kitchen/monday.mp4", "start": 2.25, "text": "", "label": 0},
+    {"video": "kitchen/monday.mp4", "start": 2.25, "text": "closes it", "label": 0},
 ]
 EXPECTED = [
     {"video": "kitchen/monday", "start": 0.0, "end": 8.5, "texts": ['opens, then "closes" it'], "label": 3},
     {"video": "garden.b", "start": 0.0, "end": 5.0, "texts": [" Ça dort\nau soleil "], "label": -1},
-    {"video": "kitchen/monday", "start": 2.25, "end": 20.0, "texts": [""], "label": 0},
+    {"video": "kitchen/monday", "start": 2.25, "end": 20.0, "texts": ["closes it"], "label": 0},
 ]
 
 
@@ -153,3 +154,91 @@ def test_two_files_that_differ_in_their_suffix_only_are_told_apart(write, load, 
     store = make_store({"dog.avi": 3.0, "dog.mp4": 4.0, "cat": 5.0})
     write(suffix, [{"video": name, "text": name} for name in ("dog.mp4", "cat.mp4", "dog.avi")])
     assert [row["end"] for row in load(store=store)] == [4.0, 5.0, 3.0]
+
+
+HEADER = "video,start,end,text\n"
+
+
+def test_a_quote_that_is_never_closed_is_named(tmp_path, load):
+    path = tmp_path / "train.csv"
+    for swallowed in ("garden.b,0,2,sleeps", "kitchen/monday.mp4,1,2,x", "gone.avi,,,x"):
+        path.write_text(f'{HEADER}garden.b,0,1,wakes\ngarden.b,0,1,"the dog\n{swallowed}\ngarden.b,0,3,"barks"\n')
+        with pytest.raises(ValueError, match=f"train.csv, row 3: a text holds the clip '{swallowed}'; is a quote not"):
+            load()
+    # Lines of a text that have as many commas name no video.
+    path.write_text(f'{HEADER}garden.b,0,1,"the dog\nsleeps, wakes, barks, and sleeps"\n')
+    assert load()[0]["texts"] == ["the dog\nsleeps, wakes, barks, and sleeps"]
+
+
+@SUFFIXES
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_text_is_refused(write, load, suffix, text):
+    write(suffix, [CLIPS[0], {**CLIPS[0], "text": text}])
+    with pytest.raises(ValueError, match=f"train{suffix}, (row|line) 3.*'text': is empty; write what can be seen"):
+        load()
+
+
+def test_an_empty_text_in_a_list_is_refused(write, load):
+    write(".jsonl", [{"video": "garden.b", "texts": ["a", ""]}])
+    with pytest.raises(ValueError, match="train.jsonl, line 1: one of 'texts': is empty"):
+        load()
+
+
+def test_only_one_file_of_a_split_may_be_there(write, load):
+    write(".csv", CLIPS[:1])
+    write(".jsonl", CLIPS[:1])
+    with pytest.raises(ValueError, match="has both train.csv and train.jsonl; keep the one"):
+        load()
+
+
+def test_blank_lines_are_counted_and_give_no_clips(tmp_path, load):
+    path = tmp_path / "train.csv"
+    path.write_text(f"{HEADER}\n\ngarden.b,0,1,a\n\n,,,\ngarden.b,1,2,b\n\n")
+    assert [row["texts"] for row in load()] == [["a"], ["b"]]
+    for wrong, message in (
+        ("garden.b,x,1,b", "row 7, column 'start'"),
+        ("gone,0,1,b", "row 7: video 'gone'"),
+        ("garden.b,0,1,", "row 7, column 'text': is empty"),
+        ("garden.b,0,1,b,c", "row 7 has 5 fields in place of 4"),
+    ):
+        path.write_text(f"{HEADER}\n\ngarden.b,0,1,a\n\n\n{wrong}\n")
+        with pytest.raises(ValueError, match=f"train.csv.*{message}"):
+            load()
+    path.write_text("video\n\ngarden.b\n\n")
+    assert len(load()) == 1
+
+
+@SUFFIXES
+def test_a_number_too_large_for_its_column_is_named(write, load, suffix):
+    write(suffix, [CLIPS[0], {**CLIPS[0], "label": 99999999999}])
+    with pytest.raises(ValueError, match=f"train{suffix}, (row|line) 3.*'label'.*found 99999999999"):
+        load()
+
+
+def test_numbers_without_bound_in_json_lines_are_named(write, load):
+    for wrong in ({"end": 10**400}, {"label": 10**400}, {"verbs": [1, 2**40]}):
+        name = next(iter(wrong))
+        write(".jsonl", [{"video": "garden.b", **wrong}])
+        with pytest.raises(ValueError, match=f"train.jsonl, line 1: '{name}' must"):
+            load()
+
+
+def test_other_names_of_the_text_get_a_hint(write, load):
+    write(".csv", [{"video": "garden.b", "caption": "x"}])
+    with pytest.raises(ValueError, match=r"'caption' is no column of a table \(a clip's sentence is its 'text'\)"):
+        load()
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path, load):
+    (tmp_path / "train.csv").write_text("video,start,start,text\ngarden.b,0,1,x\n")
+    with pytest.raises(ValueError, match="train.csv has 2 columns 'start'; rename or remove all but one"):
+        load()
+
+
+def test_times_in_other_units_are_told(write, load, caplog):
+    write(".csv", [{"video": "garden.b", "start": 0, "end": 5.9}, {"video": "garden.b", "start": 2, "end": 4000}] * 2)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert len(load()) == 4
+    told = "2 clips of 4 end more than 1 s after their video; are all times in seconds? "
+    assert told in caplog.text and "train.csv, row 3: a clip ends at 4000 s, its video 'garden.b' at 5 s" in caplog.text
+    assert caplog.text.count("are all times") == 1

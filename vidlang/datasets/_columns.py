@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from absl import logging
 from pyarrow import csv
 
-from vidlang.datasets._files import KINDS, check_columns, header, short
+from vidlang.datasets._csv import blank_rows, check_columns, header, unreadable
+from vidlang.datasets._files import KINDS, short
 
 # Bytes that are parsed at once. A row must fit.
 BLOCK = 16 << 20
@@ -37,7 +38,10 @@ def stream_csv(path: Path, kinds: Mapping[str, type], *, delimiter: str = ",") -
         # Only one thread at a time knows the number of a row.
         "read_options": csv.ReadOptions(column_names=found, skip_rows=1, block_size=BLOCK, use_threads=False),
         "parse_options": csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=left_out.misshapen
+            delimiter=delimiter,
+            newlines_in_values=True,
+            ignore_empty_lines=False,  # they count as rows do
+            invalid_row_handler=left_out.misshapen,
         ),
         "convert_options": csv.ConvertOptions(
             include_columns=list(kinds), column_types=dict.fromkeys(kinds, pa.string()), strings_can_be_null=False
@@ -48,12 +52,14 @@ def stream_csv(path: Path, kinds: Mapping[str, type], *, delimiter: str = ",") -
         for batch in csv.open_csv(path, **options):
             number_R = left_out.numbers(count, len(batch))
             count += len(batch)
+            if (blank_R := blank_rows(batch)).any():
+                batch, number_R = batch.filter(pa.array(~blank_R)), number_R[~blank_R]
             table, number_R = _convert(batch, kinds, number_R, left_out)
             kept += len(table)
             if len(table):
                 yield table, number_R
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read as a table with {len(found)} columns: {error}") from error
+        raise unreadable(path, len(found), str(error)) from error
     left_out.report(kept)
 
 

@@ -58,6 +58,8 @@ class _Text:
         while True:
             try:
                 value, end = json.JSONDecoder().raw_decode(self._text, self._place)
+            except RecursionError as error:
+                raise self.error("its lists or objects lie too deep in one another") from error
             except ValueError as error:
                 if self._ended or len(self._text) - self._place > LONGEST:
                     raise self.error(str(error)) from error

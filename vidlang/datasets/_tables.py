@@ -21,12 +21,17 @@ from absl import logging
 from vidlang.core.config import did_you_mean, fingerprint
 from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.clips import ClipTable
+from vidlang.datasets._files import short
 
 BAD_CLIPS = ("error", "drop")
 CACHE = "VIDLANG_CACHE"
 BESIDE = ".vidlang"
+# Seconds that a clip may end after its video before it is told: published ends are rounded, and videos re-encoded.
+FAR = 1.0
+# What Arrow raises for a Python value that is none of a type.
+_NO_VALUE = (pa.ArrowException, ValueError, OverflowError)
 # Raise it when the same files give other tables.
-VERSION = 1
+VERSION = 2
 
 
 def choose(what: str, value: str, known: Sequence[str]) -> str:
@@ -56,8 +61,11 @@ class Rows:
         self, place: str, *, video: str, start: float = 0, end: float | None = None, texts: Sequence[str], **more: Any
     ) -> None:
         """One clip; `end=None` means the end of its video, which the store knows."""
-        row = {"video": video, "start": float(start), "end": np.nan if end is None else float(end), "texts": texts}
-        row |= more
+        try:
+            seconds = {"start": float(start), "end": np.nan if end is None else float(end)}
+        except OverflowError:  # of a whole number
+            raise ValueError(f"{self.path}, {place}: its start and end must be numbers below 1e308") from None
+        row = {"video": video, **seconds, "texts": texts, **more}
         if self.places and row.keys() != self.columns.keys():
             raise TypeError(f"a row has the columns {list(row)}, the rows before it {list(self.columns)}")
         for name, value in row.items():
@@ -68,19 +76,39 @@ class Rows:
         """All rows, checked against the store."""
         if not self.places:
             raise ValueError(f"{self.path} has no clips for what was asked")
-        columns = dict(self.columns)
         # A missing end is filled in by `checked`; until then it must not look like a mistake.
-        arrow = {name: pa.array(values, type=ClipTable.type_of(name)) for name, values in columns.items()}
+        arrow = {name: self._array(name, values) for name, values in self.columns.items()}
         return checked(pa.table(arrow), store, bad_clips, lambda row: f"{self.path}, {self.places[row]}")
 
+    def _array(self, name: str, values: list[Any]) -> pa.Array:
+        kind = ClipTable.type_of(name)
+        try:
+            return pa.array(values, type=kind)
+        except _NO_VALUE:
+            for place, value in zip(self.places, values, strict=True):
+                try:
+                    pa.array([value], type=kind)
+                except _NO_VALUE as error:
+                    where = f"{self.path}, {place}: {name!r}"
+                    raise ValueError(f"{where} must fit the type {kind or 'text'}, found {short(value)}") from error
+            raise
 
-def checked(table: pa.Table, store: str | Path, bad_clips: str, place: Callable[[int], str]) -> ClipTable:
+
+def checked(
+    table: pa.Table,
+    store: str | Path,
+    bad_clips: str,
+    place: Callable[[int], str],
+    number_R: np.ndarray | None = None,
+) -> ClipTable:
     """The clips with the store that holds their videos; ends that are NaN become the end of the video.
 
     A clip of a video that the store lacks, or one that starts beyond its video's end, is an error that names its
-    `place`, or is left out and counted where `bad_clips` is "drop". An end beyond the video is left as published.
+    `place`, or is left out and counted where `bad_clips` is "drop". An end beyond the video is left as published; if
+    far beyond, it is counted in a warning. `place` gets the `number_R` of a row, or its place in the table.
     """
-    parts = checked_parts([(table, np.arange(len(table)))], store, bad_clips, place)
+    number_R = np.arange(len(table)) if number_R is None else number_R
+    parts = checked_parts([(table, number_R)], store, bad_clips, place)
     return ClipTable(pa.concat_tables(list(parts)), store=store)
 
 
@@ -93,6 +121,7 @@ def checked_parts(
     opened = open_store(store)
     duration_V = opened.infos()["duration"]
     kept, unknown, wrong, first = 0, 0, 0, ""
+    beyond = _Beyond()
     for table, number_R in parts:
         row_R = opened.videos.find_many(table.column("video"))
         start_R, end_R = (table.column(name).to_numpy() for name in ("start", "end"))
@@ -107,13 +136,35 @@ def checked_parts(
             first = first or f"{place(int(number_R[row]))}: {_mistake(opened, clip, row_R[row], duration_R[row])}"
             if bad_clips == "error":
                 raise ValueError(_left_out(first, unknown, wrong))
+        far_R = good_R & (end_R > duration_R + FAR)
+        if far_R.any():
+            row = int(np.argmax(far_R))
+            end = f"a clip ends at {end_R[row]:g} s, its video {table.column('video')[row].as_py()!r}"
+            beyond.add(int(far_R.sum()), f"{place(int(number_R[row]))}: {end} at {duration_R[row]:g} s")
         table = table.set_column(table.column_names.index("end"), "end", pa.array(end_R)).filter(pa.array(good_R))
         kept += len(table)
         yield table
     if first and not kept:
         raise ValueError(_left_out(first, unknown, wrong))
+    beyond.report(kept)
     if first:
         logging.warning("Left out %d clips of %d: %s", unknown + wrong, unknown + wrong + kept, first)
+
+
+class _Beyond:
+    """Clips that end long after their video: some of these are published, many mean that the times are no seconds."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def add(self, count: int, words: str) -> None:
+        self.count += count
+        self.first = self.first or words
+
+    def report(self, kept: int) -> None:
+        if self.count:
+            words = "%d clips of %d end more than %g s after their video; are all times in seconds? %s"
+            logging.warning(words, self.count, kept, FAR, self.first)
 
 
 def _left_out(first: str, unknown: int, wrong: int) -> str:

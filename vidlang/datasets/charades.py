@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vidlang.data.clips import ClipTable
-from vidlang.datasets._files import open_text, read_csv
+from vidlang.datasets._csv import csv_rows
+from vidlang.datasets._files import open_text
 from vidlang.datasets._tables import Rows, cached, choose, published
 from vidlang.datasets._texts import class_ids, naming
 
@@ -88,7 +89,7 @@ def _codes(path: Path) -> list[tuple[str, str]]:
 def _videos(path: Path, clips: str, name: Callable[[str], str]) -> Rows:
     column = {"scripts": "script", "descriptions": "descriptions"}[clips]
     rows = Rows(path)
-    for number, row in enumerate(read_csv(path, {"id": str, column: str}).to_pylist(), start=2):
+    for number, row in csv_rows(path, {"id": str, column: str}):
         found = [row[column]] if column == "script" else row[column].split(";")
         if texts := [text for text in found if text.strip()]:
             rows.add(f"row {number}", video=name(row["id"]), texts=texts, id=row["id"])
@@ -99,7 +100,7 @@ def _actions(sources: list[Path], name: Callable[[str], str]) -> Rows:
     codes, names = zip(*_codes(sources[1]), strict=True)
     label_of = class_ids(codes)
     rows = Rows(sources[0])
-    for number, row in enumerate(read_csv(rows.path, {"id": str, "actions": str}).to_pylist(), start=2):
+    for number, row in csv_rows(rows.path, {"id": str, "actions": str}):
         for place, action in enumerate(filter(None, row["actions"].split(";"))):
             try:
                 code, start, end = action.split()

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from vidlang.data.clips import ClipTable
 from vidlang.datasets import egoclip
-from vidlang.datasets._files import read_csv
+from vidlang.datasets._csv import csv_rows
 from vidlang.datasets._tables import Rows, cached, checked_parts, choose, published
 from vidlang.datasets._texts import naming
 
@@ -60,8 +60,7 @@ def _without_groups(parts: Iterator[tuple[pa.Table, np.ndarray]]) -> Iterator[tu
 def _narrated(path: Path, name: Callable[[str], str]) -> Rows:
     rows = Rows(path)
     wanted = {"id": str, "t_start": float, "t_end": float, "narration": str}
-    table = read_csv(path, wanted, optional={"cls": str}, delimiter="\t")
-    for number, row in enumerate(table.to_pylist(), start=2):
+    for number, row in csv_rows(path, wanted, optional={"cls": str}, delimiter="\t"):
         more: dict[str, Any] = {"start": row["t_start"], "end": row["t_end"], "id": row["id"]}
         if "cls" in row:
             more["label"] = _label(row["cls"], f"{path}, row {number}, column 'cls'")
@@ -71,7 +70,7 @@ def _narrated(path: Path, name: Callable[[str], str]) -> Rows:
 
 def _videos(path: Path, name: Callable[[str], str]) -> Rows:
     rows = Rows(path)
-    for number, row in enumerate(read_csv(path, {"id": str, "script": str, "actions": str}).to_pylist(), start=2):
+    for number, row in csv_rows(path, {"id": str, "script": str, "actions": str}):
         where = f"{path}, row {number}, column 'actions'"
         # "c092 11.90 21.20;c147 0.00 12.60", or nothing.
         codes = [action.split(" ")[0] for action in row["actions"].split(";") if action]

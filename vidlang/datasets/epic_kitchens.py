@@ -29,7 +29,8 @@ import pyarrow as pa
 
 from vidlang.data.clips import ClipTable
 from vidlang.datasets._columns import id_lists
-from vidlang.datasets._files import header, parse_seconds, read_csv, short
+from vidlang.datasets._csv import as_type, header, numbered_csv, parse_seconds, read_csv
+from vidlang.datasets._files import short
 from vidlang.datasets._tables import cached, checked_parts, choose, published
 from vidlang.datasets._texts import naming, one_text
 
@@ -69,10 +70,10 @@ def load(
     name = naming(video_name, "participant")
 
     def make() -> Iterator[pa.Table]:
-        table = _actions(sources[0], split, name)
+        table, number_R = _actions(sources[0], split, name)
         if labelled:
             table = table.append_column("label", pa.array(_labels(root, table), pa.int32()))
-        parts = [(table, np.arange(len(table)) + 2)] if above is None else _told(table, root, above)
+        parts = [(table, number_R)] if above is None else _told(table, number_R, root, above)
         return checked_parts(parts, store, bad_clips, lambda row: f"{sources[0]}, row {row}")
 
     options = {"split": split, "above": above, "video_name": video_name, "bad_clips": bad_clips}
@@ -122,10 +123,10 @@ def sentences(root: str | Path, split: str) -> Sentences:
     path, clips = _sentence_file(root, split), read_csv(_file(root, FILES[split]), {"narration_id": str})
     # The first version of the files called the columns otherwise.
     first, second = ("index", "sentence") if "index" in header(path, ",") else ("narration_id", "narration")
-    table = read_csv(path, {first: str, second: str})
+    table, number_R = numbered_csv(path, {first: str, second: str})
     ids = tuple(table.column(first).to_pylist())
     place = {name: row for row, name in reversed(list(enumerate(clips.column("narration_id").to_pylist())))}
-    for row, name in enumerate(ids, start=2):
+    for row, name in zip(number_R.tolist(), ids, strict=True):
         if name not in place:
             raise ValueError(f"{path}, row {row}: there is no narration {name!r} in {FILES[split]}")
     return Sentences(tuple(table.column(second).to_pylist()), ids, np.array([place[name] for name in ids]))
@@ -146,9 +147,9 @@ class _Relevancy:
 
     def __init__(self, root: str | Path, split: str) -> None:
         path = _file(root, FILES[split])
-        table = read_csv(path, WHAT)
+        table, number_R = numbered_csv(path, WHAT)
         self._verb_V = table.column("verb_class").to_numpy()
-        nouns = _nouns(table.column("all_noun_classes"), path)
+        nouns = _nouns(table.column("all_noun_classes"), path, number_R)
         lengths_V = np.array([len(ids) for ids in nouns])
         flat = np.array([noun for ids in nouns for noun in ids], np.int64)
         self._noun_VN = np.zeros((len(nouns), int(flat.max(initial=0)) + 1), np.float32)
@@ -173,11 +174,11 @@ def _sentence_file(root: str | Path, split: str) -> Path:
     return _file(root, FILES[split].replace(".csv", "_sentence.csv"))
 
 
-def _actions(path: Path, split: str, name: Callable[..., str]) -> pa.Table:
-    """The clips of a file, with their classes where it has them."""
-    read = read_csv(path, WHERE if split == "cls_test" else WHERE | WHAT)
+def _actions(path: Path, split: str, name: Callable[..., str]) -> tuple[pa.Table, np.ndarray]:
+    """The clips of a file, with their classes where it has them, and their rows in it."""
+    read, number_R = numbered_csv(path, WHERE if split == "cls_test" else WHERE | WHAT)
     start_R, end_R = (
-        parse_seconds(read.column(column).to_pylist(), path, column, first_row=2)
+        parse_seconds(read.column(column).to_pylist(), path, column, number_R)
         for column in ("start_timestamp", "stop_timestamp")
     )
     people = read.column("participant_id").to_pylist()
@@ -188,22 +189,25 @@ def _actions(path: Path, split: str, name: Callable[..., str]) -> pa.Table:
     if split == "cls_test":
         columns["texts"] = pa.array([[]] * len(read), pa.list_(pa.string()))
     else:
-        verbs = read.column("verb_class").to_pylist()
+        verbs, noun_labels = (
+            as_type(read.column(column), pa.int32(), path, column, number_R) for column in ("verb_class", "noun_class")
+        )
         columns |= {
             "texts": one_text(read.column("narration")),
-            "verbs": pa.array([[verb] for verb in verbs], pa.list_(pa.int32())),
-            "nouns": pa.array(_nouns(read.column("all_noun_classes"), path), pa.list_(pa.int32())),
-            "verb_label": pa.array(verbs, pa.int32()),
-            "noun_label": read.column("noun_class").cast(pa.int32()),
+            "verbs": pa.array([[verb] for verb in verbs.to_pylist()], pa.list_(pa.int32())),
+            "nouns": pa.array(_nouns(read.column("all_noun_classes"), path, number_R), pa.list_(pa.int32())),
+            "verb_label": verbs,
+            "noun_label": noun_labels,
         }
-    return pa.table(columns | {"id": read.column("narration_id"), "participant": read.column("participant_id")})
+    columns |= {"id": read.column("narration_id"), "participant": read.column("participant_id")}
+    return pa.table(columns), number_R
 
 
-def _nouns(texts: pa.ChunkedArray, path: Path) -> list[list[int]]:
+def _nouns(texts: pa.ChunkedArray, path: Path, number_R: np.ndarray) -> list[list[int]]:
     found = id_lists(texts.combine_chunks())
     if found.null_count:
         row = found.is_null().to_pylist().index(True)
-        where = f"{path}, row {row + 2}, column 'all_noun_classes'"
+        where = f"{path}, row {number_R[row]}, column 'all_noun_classes'"
         raise ValueError(f"{where}: must be a list of whole numbers, found {short(texts[row].as_py())}")
     return found.to_pylist()
 
@@ -214,7 +218,7 @@ def _labels(root: str, table: pa.Table) -> list[int]:
     return [place[f"{verb}:{noun}"] for verb, noun in pairs]
 
 
-def _told(table: pa.Table, root: str, above: float) -> Iterator[tuple[pa.Table, np.ndarray]]:
+def _told(table: pa.Table, number_R: np.ndarray, root: str, above: float) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """Parts of the table with all the sentences that fit a clip; its own where none does."""
     fit = _Relevancy(root, "mir_train")
     texts, place = np.array(fit.sentences.texts, object), table.column_names.index("texts")
@@ -224,4 +228,4 @@ def _told(table: pa.Table, root: str, above: float) -> Iterator[tuple[pa.Table, 
         own = part.column("texts").to_pylist()
         told = [texts[fits_S].tolist() if fits_S.any() else own[row] for row, fits_S in enumerate(fits_RS)]
         part = part.set_column(place, "texts", pa.array(told, pa.list_(pa.string())))
-        yield part, np.arange(first, first + len(part)) + 2
+        yield part, number_R[first : first + len(part)]

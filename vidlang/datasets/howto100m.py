@@ -27,7 +27,8 @@ import pyarrow as pa
 from absl import logging
 
 from vidlang.data.clips import ClipTable
-from vidlang.datasets._files import field, number, read_csv
+from vidlang.datasets._csv import numbered_csv, read_csv
+from vidlang.datasets._files import field, number
 from vidlang.datasets._stream import stream_object
 from vidlang.datasets._tables import cached, checked_parts, choose, published
 from vidlang.datasets._texts import naming, naming_column, one_text
@@ -101,7 +102,7 @@ def _json_videos(path: Path) -> Iterator[Captions]:
 def _seconds(values: list[Any], key: str, where: str) -> np.ndarray:
     try:
         return np.array([float(value) for value in values])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.array([number({key: value}, key, f"{where}, caption {at}") for at, value in enumerate(values)])
 
 
@@ -177,11 +178,11 @@ def nearest(start_K: np.ndarray, end_K: np.ndarray, count: int) -> np.ndarray:
 
 
 def _summaries(path: Path, video_name: str) -> Iterator[Part]:
-    table = read_csv(path, {"video_id": str, "summary": str})
+    table, number_R = numbered_csv(path, {"video_id": str, "summary": str})
     columns = {
         "video": naming_column(video_name, table.column("video_id")),
         "start": np.zeros(len(table)),
         "end": np.full(len(table), np.nan),
         "texts": one_text(table.column("summary")),
     }
-    yield pa.table(columns), np.arange(len(table)) + 2
+    yield pa.table(columns), number_R

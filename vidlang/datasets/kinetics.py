@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vidlang.data.clips import ClipTable
-from vidlang.datasets._files import open_text, read_csv
+from vidlang.datasets._csv import csv_rows, read_csv
+from vidlang.datasets._files import open_text
 from vidlang.datasets._tables import Rows, cached, choose, published
 from vidlang.datasets._texts import class_ids, naming
 
@@ -86,7 +87,7 @@ def _official(path: Path, names: list[str], name: Callable[..., str]) -> Rows:
     label_of = class_ids(names)
     rows = Rows(path)
     columns = {"label": str, "youtube_id": str, "time_start": int, "time_end": int}
-    for number, row in enumerate(read_csv(path, columns).to_pylist(), start=2):
+    for number, row in csv_rows(path, columns):
         clip = f"{row['youtube_id']}_{row['time_start']:06d}_{row['time_end']:06d}"
         label = label_of(row["label"])
         if label < 0:

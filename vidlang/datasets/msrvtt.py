@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from vidlang.data.clips import ClipTable
-from vidlang.datasets._files import field, read_csv, read_json
+from vidlang.datasets._csv import csv_rows, read_csv
+from vidlang.datasets._files import field, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
 from vidlang.datasets._texts import bare, index, items, naming, texts
 
@@ -57,8 +58,7 @@ def _sources(root: Path, split: str) -> list[Path]:
 def _pairs(sources: list[Path], split: str, name: Callable[[str], str]) -> Rows:
     """One row for each pair of the 1k-A list."""
     rows = Rows(sources[0])
-    table = read_csv(rows.path, {"video_id": str, "sentence": str}).to_pylist()
-    for number, pair in enumerate(table, start=2):
+    for number, pair in csv_rows(rows.path, {"video_id": str, "sentence": str}):
         rows.add(f"row {number}", video=name(pair["video_id"]), texts=[pair["sentence"]], id=pair["video_id"])
     return rows
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidlang.data.clips import ClipTable
-from vidlang.datasets._files import read_csv
+from vidlang.datasets._csv import numbered_csv
 from vidlang.datasets._tables import cached, checked, choose, published
 from vidlang.datasets._texts import naming_column, one_text
 
@@ -34,18 +34,21 @@ def load(split: str, *, root: str, store: str, video_name: str = "{video}", bad_
     options = {"split": split, "video_name": video_name, "bad_clips": bad_clips}
 
     def make() -> ClipTable:
-        return checked(_columns(path, video_name), store, bad_clips, lambda row: f"{path}, row {row + 1}")
+        table, number_R = _columns(path, video_name)
+        return checked(table, store, bad_clips, lambda row: f"{path}, row {row}", number_R)
 
     return cached("videocc", [path], options, store, make)
 
 
-def _columns(path: Path, video_name: str) -> pa.Table:
-    table = read_csv(path, {"url": str, "start": int, "end": int, "caption": str}, names=COLUMNS)
+def _columns(path: Path, video_name: str) -> tuple[pa.Table, np.ndarray]:
+    table, number_R = numbered_csv(path, {"url": str, "start": int, "end": int, "caption": str}, names=COLUMNS)
     found = pc.extract_regex(table.column("url"), _IDENTITY)
     if found.null_count:
         row = int(np.argmax(pc.is_null(found).to_numpy()))
         url = table.column("url")[row].as_py()
-        raise ValueError(f"{path}, row {row + 1}, column 'url': expected a link to a YouTube video, found {url!r}")
+        raise ValueError(
+            f"{path}, row {number_R[row]}, column 'url': expected a link to a YouTube video, found {url!r}"
+        )
     identity = pc.struct_field(found, "id")
     columns = {
         "video": naming_column(video_name, identity),
@@ -54,4 +57,4 @@ def _columns(path: Path, video_name: str) -> pa.Table:
         "texts": one_text(table.column("caption")),
         "id": identity,
     }
-    return pa.table(columns)
+    return pa.table(columns), number_R

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from vidlang.data.clips import ClipTable
-from vidlang.datasets._files import read_csv
+from vidlang.datasets._csv import numbered_csv
 from vidlang.datasets._tables import cached, checked, choose, published
 from vidlang.datasets._texts import naming_column, one_text
 
@@ -40,13 +40,14 @@ def load(
     options = {"split": split, "video_name": video_name, "bad_clips": bad_clips}
 
     def make() -> ClipTable:
-        return checked(_columns(path, video_name), store, bad_clips, lambda row: f"{path}, row {row + 2}")
+        table, number_R = _columns(path, video_name)
+        return checked(table, store, bad_clips, lambda row: f"{path}, row {row}", number_R)
 
     return cached("webvid", [path], options, store, make)
 
 
-def _columns(path: Path, video_name: str) -> pa.Table:
-    table = read_csv(path, {"videoid": str, "page_dir": str, "name": str})
+def _columns(path: Path, video_name: str) -> tuple[pa.Table, np.ndarray]:
+    table, number_R = numbered_csv(path, {"videoid": str, "page_dir": str, "name": str})
     identity = table.column("videoid")
     columns = {
         "video": naming_column(video_name, identity, page_dir=table.column("page_dir")),
@@ -55,4 +56,4 @@ def _columns(path: Path, video_name: str) -> pa.Table:
         "texts": one_text(table.column("name")),
         "id": identity,
     }
-    return pa.table(columns)
+    return pa.table(columns), number_R

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vidlang.data.clips import ClipTable
-from vidlang.datasets._files import field, read_csv, read_json
+from vidlang.datasets._csv import csv_rows
+from vidlang.datasets._files import field, read_json
 from vidlang.datasets._tables import Rows, cached, choose, published
 from vidlang.datasets._texts import items, naming, paragraph, span
 
@@ -88,8 +89,7 @@ def _database(path: Path, split: str, joiner: str | None, name: Callable[..., st
 
 def _csv(path: Path, name: Callable[..., str]) -> Rows:
     rows = Rows(path)
-    table = read_csv(path, {"video_id": str, "start": float, "end": float, "text": str}).to_pylist()
-    for number, row in enumerate(table, start=2):
+    for number, row in csv_rows(path, {"video_id": str, "start": float, "end": float, "text": str}):
         clip = {"start": row["start"], "end": row["end"], "texts": [row["text"]]}
         rows.add(f"row {number}", video=name(row["video_id"]), **clip, id=str(number))
     return rows
