@@ -1,5 +1,6 @@
 """A helper process ends with the process that started it, even when that one is killed."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from vidlang.data.workers import processes
 from vidlang.data.workers.processes import Lost, Sign, run_jobs
 
 SCRIPT = """
@@ -121,3 +123,37 @@ def test_silence_ends_a_job_and_errors_end_the_run(work):
         list(run_jobs(work, ["a", "raises"], workers=2))
     with pytest.raises(OSError, match="No space left on device"):
         list(run_jobs(work, ["disk"], workers=1))
+
+
+STARTS = """
+import os, signal, time
+from pathlib import Path
+
+HERE = Path(__file__)
+if HERE.with_name("parent").read_text() != str(os.getpid()):
+    starts = HERE.with_name("starts")
+    with open(starts, "a") as file:
+        file.write("x")
+    if starts.stat().st_size <= int(HERE.with_name("bad").read_text()):
+        if HERE.with_name("how").read_text() == "hangs":
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def work(job, sign):
+    return job.upper()
+"""
+
+
+@pytest.mark.parametrize("how", ["hangs", "dies"])
+def test_a_helper_that_does_not_begin_costs_its_job_nothing(how, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "START_SECONDS", 4.0)
+    for name, text in (("bad", "1"), ("how", how), ("parent", str(os.getpid())), (f"starting_{how}.py", STARTS)):
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    work = importlib.import_module(f"starting_{how}").work
+    assert list(run_jobs(work, ["a", "b"], workers=1)) == [("a", "A"), ("b", "B")]
+    if how == "hangs":
+        return  # the rest would take long
+    (tmp_path / "bad").write_text("99")
+    with pytest.raises(RuntimeError, match="before any began; its own message is above"):
+        list(run_jobs(work, ["a", "b"], workers=1))

@@ -23,6 +23,8 @@ from typing import Any, Generic, TypeVar
 Job = TypeVar("Job")
 # Names of mallopt's parameters in malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# A helper that takes longer to begin hangs; a file system under load may take minutes to give it the libraries.
+START_SECONDS = 600.0
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
@@ -139,6 +141,7 @@ class _Crew(Generic[Job]):
         self._helpers: list[_Helper[Job]] = []
         self._retries: deque[Job] = deque()
         self._second: Any = None  # the job that is tried again, while it is
+        self._began = False  # whether any helper ever has
 
     def start_jobs(self) -> bool:
         """Gives jobs to idle helpers; False when there is nothing more to wait for."""
@@ -162,10 +165,16 @@ class _Crew(Generic[Job]):
         for helper in [helper for helper in self._helpers if helper.busy]:
             if helper.pipe in ready:
                 yield from self._listen(helper)
-            elif self._silence is not None and helper.ready and time.monotonic() - helper.heard > self._silence:
+                continue
+            silent = time.monotonic() - helper.heard
+            if not helper.ready and silent > START_SECONDS:
+                job: Any = helper.job
+                self._remove(helper, keep_second=True)
+                yield from self._try_again(job, "timeout", f"had not begun after {START_SECONDS:g} s")
+            elif self._silence is not None and helper.ready and silent > self._silence:
                 job = helper.job
                 self._remove(helper)
-                yield job, Lost("timeout", f"nothing came of it for {self._silence:g} s")  # type: ignore[misc]
+                yield job, Lost("timeout", f"nothing came of it for {self._silence:g} s")
 
     def _listen(self, helper: _Helper[Job]) -> Iterator[tuple[Job, Any]]:
         job: Any = helper.job
@@ -173,17 +182,12 @@ class _Crew(Generic[Job]):
             what, content = helper.pipe.recv()
         except (EOFError, OSError):
             code = self._remove(helper, keep_second=True)
-            if not helper.ready:
-                raise RuntimeError("a helper process ended before it began; its own message is above") from None
-            if self._second is None:
-                self._retries.append(job)
-            else:
-                self._second = None
-                how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-                hint = "; memory may be short" if code == -signal.SIGKILL else ""
-                yield job, Lost("killed", f"the process that cut it {how}, twice{hint}")
+            how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+            if code is not None and code >= 0 and not self._began:
+                raise _no_start(how) from None
+            yield from self._try_again(job, "killed", how, "; memory may be short" if code == -signal.SIGKILL else "")
             return
-        helper.ready, helper.heard = True, time.monotonic()
+        helper.ready, helper.heard, self._began = True, time.monotonic(), True
         if what == "sign":
             yield job, Sign(content)
         elif what == "error":
@@ -191,6 +195,16 @@ class _Crew(Generic[Job]):
         elif what == "answer":
             helper.job, helper.busy, self._second = None, False, None
             yield job, content
+
+    def _try_again(self, job: Any, kind: str, how: str, hint: str = "") -> Iterator[tuple[Job, Any]]:
+        """Has a job whose helper is gone tried again, once."""
+        if self._second is not None and not self._began:  # that is no job's fault
+            raise _no_start(how)
+        if self._second is None:
+            self._retries.append(job)
+        else:
+            self._second = None
+            yield job, Lost(kind, f"the process that cut it {how}, twice{hint}")
 
     def _idle(self) -> _Helper[Job]:
         for helper in self._helpers:
@@ -209,6 +223,10 @@ class _Crew(Generic[Job]):
         """Ends all helpers; none of them holds anything that is not on the disk."""
         for helper in self._helpers:
             helper.end()
+
+
+def _no_start(how: str) -> RuntimeError:
+    return RuntimeError(f"a helper process {how} before any began; its own message is above")
 
 
 def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
