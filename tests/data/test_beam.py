@@ -112,6 +112,14 @@ def test_workers_without_a_common_file_system(folder, tmp_path):
 def test_mistakes_have_a_sentence(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="an option of Beam is given as key=value, got 'region'"):
         precut_with_beam(folder, tmp_path / "s", SETTINGS, runner="DirectRunner", beam_options=["region"])
+    for runner, option, sentence in (
+        ("Nonesuch", "job_name=cut", "Beam cannot use the runner 'Nonesuch' so: .*Nonesuch"),
+        ("DirectRunner", "direct_num_wokers=2", "Beam's DirectRunner knows no option direct_num_wokers"),
+        ("DirectRunner", "direct_num_workers=many", "--direct_num_workers: invalid int value: 'many'$"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            precut_with_beam(folder, tmp_path / "s", SETTINGS, runner=runner, beam_options=[option])
+    assert not list(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ValueError, match=r"Apache Beam, which is not installed: pip install 'vidlang\[beam\]'"):
         precut_with_beam(folder, tmp_path / "s", SETTINGS, runner="DirectRunner")

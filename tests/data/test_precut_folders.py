@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 from vidlang.data import folders
 from vidlang.data.chunks import open_store
 from vidlang.data.cutting import target as target_module
+from vidlang.data.cutting.inputs import find_inputs
+from vidlang.data.cutting.spool import CutJob, cut_to_spool
 from vidlang.data.encode import EncodeSettings, encode_mp4
 from vidlang.data.precut import PrecutSettings, precut
+from vidlang.data.stores.record_writer import ShardWriter, read_shard
 from vidlang.data.stores.writer import CutVideo, write_store
 
 FAST = EncodeSettings(preset="ultrafast")
@@ -154,6 +158,26 @@ def test_a_link_stays_a_link(folder, whole, tmp_path):
     with folders.built_aside(tmp_path / "link") as building:
         (building / "x").touch()
     assert (tmp_path / "link").is_symlink() and list(content(tmp_path / "far" / "store")) == ["x"]
+
+
+def test_two_processes_may_cut_one_video_at_once(folder, tmp_path, monkeypatch):
+    (video,) = find_inputs(folder / "v0.mp4")
+    job = CutJob(3, video, SETTINGS, tmp_path)
+    first = cut_to_spool(job, lambda _: None)
+    before = content(tmp_path)
+    monkeypatch.setattr(Path, "exists", lambda self: False)  # as the second saw it just before the first was done
+    assert cut_to_spool(job, lambda _: None) == first
+    assert content(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["0000003"]
+
+
+def test_two_processes_may_write_one_shard_at_once(tmp_path, monkeypatch):
+    with ShardWriter(tmp_path / "shard") as one:
+        one.add("a", 0, 1, b"chunk")
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with ShardWriter(tmp_path / "shard") as other:
+            other.add("a", 0, 1, b"chunk")
+    assert list(read_shard(tmp_path / "shard")) == [b"chunk"]
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_a_full_disk_ends_with_a_sentence_and_loses_nothing(whole, folder, tmp_p
     """
     command = [sys.executable, "-c", textwrap.dedent(program), tmp_path / "store"]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert "writing video_chunks-chunks.array_record-00000.part failed" in result.stdout, result.stderr
+    assert "writing video_chunks-chunks.array_record-00000 failed" in result.stdout, result.stderr
     assert "what is done is kept in" in result.stdout and "run the same command again" in result.stdout
     assert not (tmp_path / "store").exists()
     assert precut(folder, tmp_path / "store", SETTINGS) == whole[1]

@@ -141,11 +141,12 @@ def unpack(work: Work, first: int) -> None:
 
     A kill in the middle costs nothing: until the journal is shortened, what it says is still there.
     """
-    lines = list(work.journal())
-    keep = [line for line in lines if line["numbers"][-1] < first]
-    undone = lines[len(keep) :]
-    for line in undone:
+    names = []
+    for line in work.journal():
+        if line["numbers"][-1] < first:
+            continue
         (name,) = line["files"]
+        names.append(name)
         chunks = read_shard(work.target.fetch(name))
         for number, row in zip(line["numbers"], line["rows"], strict=True):
             part = work.spool / f"{number:07d}.part"
@@ -159,7 +160,6 @@ def unpack(work: Work, first: int) -> None:
             outcome = spool.Outcome(row, size, None)
             spool.enter(work.spool, number, part, outcome)
             work.add(number, outcome)
-    work.forget(keep)
-    for line in undone:
-        for name in line["files"]:
-            (work.store / name).unlink(missing_ok=True)
+    work.forget(line for line in work.journal() if line["numbers"][-1] < first)
+    for name in names:
+        (work.store / name).unlink(missing_ok=True)

@@ -7,10 +7,13 @@ killed is taken up by starting it again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +110,7 @@ def _pipeline(runner: str, options: Sequence[str]) -> Callable[[], Any]:
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.runners.portability.portable_runner import PortableRunner
     except ImportError as error:
         raise ValueError("--runner needs Apache Beam, which is not installed: pip install 'vidlang[beam]'") from error
     for option in options:
@@ -114,6 +118,19 @@ def _pipeline(runner: str, options: Sequence[str]) -> Callable[[], Any]:
             raise ValueError(f"an option of Beam is given as key=value, got {option!r}")
     # Given as a list, for else they are looked for in our own command line.
     parsed = PipelineOptions([f"--runner={runner}", *(f"--{option.removeprefix('--')}" for option in options)])
+    said = io.StringIO()
+    try:
+        # Once before there is anything to clear away. Beam leaves what is wrong with a value to the parser of a
+        # command line, which prints and exits.
+        with contextlib.redirect_stderr(said):
+            unknown = parsed.get_all_options(retain_unknown_options=True).keys() - parsed.get_all_options().keys()
+            pipeline = beam.Pipeline(options=parsed)
+    except (Exception, SystemExit) as error:  # each runner has errors of its own
+        reason = said.getvalue().strip().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
+        raise ValueError(f"Beam cannot use the runner {runner!r} so: {' '.join(reason.split())}") from error
+    # What those runners do not know they hand on.
+    if unknown and not isinstance(pipeline.runner, PortableRunner):
+        raise ValueError(f"Beam's {runner} knows no option {', '.join(sorted(unknown))}; check each --beam_option")
     return lambda: beam.Pipeline(options=parsed)
 
 
@@ -143,7 +160,7 @@ def _cut(job: CutJob, video_timeout: float | None) -> None:
 
 def _write(batch: Batch, spool: Path, store: Path, lines: Path) -> None:
     """Writes one shard, and what the journal is to say of it beside."""
-    part = lines / f"{batch.shard}.part-{os.getpid()}"
+    part = lines / f"{batch.shard}.part-{socket.gethostname()}-{os.getpid()}"
     part.write_text(json.dumps(write_shard(spool, store, batch)))
     os.replace(part, lines / f"{batch.shard}.json")
 

@@ -8,6 +8,7 @@ Any number of processes, on any number of machines with a common file system, ma
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -141,9 +142,11 @@ def enter(spool: Path, number: int, part: Path, outcome: Outcome) -> None:
         part.mkdir(parents=True, exist_ok=True)
         (part / "cut.json").write_text(json.dumps(asdict(outcome)))
         # Another process may have cut the same video, when it was taken for dead; both did the same.
-        if not (spool / f"{number:07d}").exists():
+        try:
             os.replace(part, spool / f"{number:07d}")
-        else:
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             shutil.rmtree(part)
 
 

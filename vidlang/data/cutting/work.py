@@ -118,7 +118,8 @@ class Work:
     def forget(self, keep: Iterable[dict[str, Any]]) -> None:
         """Makes these lines all that the journal says."""
         part = self._journal.with_name("journal.part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in keep))
+        with open(part, "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in keep)
         sync(part)
         os.replace(part, self._journal)
         self._read_journal()

@@ -7,6 +7,7 @@ its name is whole. TFDS is needed for the few lines of metadata only; the proces
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ class ShardWriter:
     """Writes one shard, in the order given; a context manager that gives the file its name when the block succeeds."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        # Of this process: one that was taken for dead may write the same shard.
+        self._path, self._part = path, path.with_name(f"{path.name}.part-{socket.gethostname()}-{os.getpid()}")
         self._checksums: list[str] = []
         self.records = self.bytes = self.stored = 0
         self._writer = array_record_module.ArrayRecordWriter(str(self._part), "group_size:1")
@@ -49,7 +51,7 @@ class ShardWriter:
         try:
             self._writer.write(record)
         except RuntimeError as error:
-            raise OSError(f"writing {self._part.name} failed: {error}") from error
+            raise OSError(f"writing {self._path.name} failed: {error}") from error
         self._checksums.append(checksum(record))
         self.records += 1
         self.bytes += len(mp4)
@@ -70,7 +72,7 @@ class ShardWriter:
                 os.replace(self._part, self._path)
                 sync(self._path.parent)
         except RuntimeError as failed:
-            raise OSError(f"writing {self._part.name} failed: {failed}") from failed
+            raise OSError(f"writing {self._path.name} failed: {failed}") from failed
         finally:
             self._part.unlink(missing_ok=True)
 
