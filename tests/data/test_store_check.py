@@ -113,7 +113,7 @@ def test_damage_is_found_where_it_is(copy, videos):
     assert problems(copy) == problems(copy, workers=2) == [("one", 1, "damaged")]
     shard.write_bytes(content[:-70000])
     assert problems(copy) == problems(copy, workers=2) == [("", -1, "truncated")]
-    assert "4 chunks of 2 videos are lost" in next(open_store(copy).problems()).reason
+    assert next(open_store(copy).problems()).reason.endswith("damaged, and with it 4 chunks of 2 videos")
     shard.unlink()
     assert problems(copy) == [("", -1, "missing")]
 
@@ -129,7 +129,21 @@ def test_of_a_broken_shard_the_others_are_still_checked(videos, tmp_path, monkey
         ("", -1, "truncated"),
         ("two", 0, "damaged"),
     ]
-    assert first.name in found[0].reason and "3 chunks of 1 videos are lost" in found[0].reason
+    assert first.name in found[0].reason and "3 chunks of 1 video" in found[0].reason
+
+
+def test_many_broken_chunks_of_one_shard_are_told_in_a_few_lines(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("vidlang.data.stores.record_writer.CHUNKS_PER_SHARD", 9)
+    wrong = [CutVideo(f"v{k:02}", FPS, WIDTH, HEIGHT, videos[1].chunks * 3, (3, 3, 3)) for k in range(6)]  # they hold 4
+    write_store(tmp_path / "s", wrong, {})
+    lines: list[str] = []
+    found = list(open_store(tmp_path / "s").problems(lines.append))
+    assert lines[-1] == "[6/6] videos checked, 18 problems"
+    first = [("v00", 0), ("v00", 1), ("v00", 2), ("v01", 0), ("", -1)]
+    second = [("v03", 0), ("v03", 1), ("v03", 2), ("v04", 0), ("", -1)]
+    assert [(problem.video, problem.chunk) for problem in found] == first + second
+    assert found[4].reason.endswith("00000: the same of 5 chunks of 2 videos more, up to chunk 2 of 'v02'")
+    assert found[9].reason.endswith("00001: the same of 5 chunks of 2 videos more, up to chunk 2 of 'v05'")
 
 
 @pytest.mark.parametrize(

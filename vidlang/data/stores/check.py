@@ -30,6 +30,7 @@ from vidlang.data.workers.processes import worker_pool
 
 ROWS_AT_ONCE = 16
 EVEN_ROWS = 1 << 12
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,55 @@ class Problem:
 def find_problems(
     store: ChunkStore, progress: Callable[[str], None] | None = None, workers: int = 1
 ) -> Iterator[Problem]:
-    """All problems of a store as they are found; StoreAway when it cannot be reached."""
-    yield from _whole(store)
-    broken = store.broken_shards() if isinstance(store, RecordStore) else []
-    if broken:
-        store.require_present()
-    for shard in broken:
-        yield Problem(
-            "", -1, shard.error.kind, f"{shard.error}: {shard.chunks} chunks of {shard.videos} videos are lost"
-        )
-    lost = tuple(shard.records for shard in broken)
-    blocks = [range(first, min(first + ROWS_AT_ONCE, len(store))) for first in range(0, len(store), ROWS_AT_ONCE)]
+    """All problems of a store as they are found; StoreAway when it cannot be reached.
+
+    What happened to a whole shard is told once: one that does not open, or in which more than FEW chunks are broken.
+    """
+    found = _all_problems(store, progress, workers)
+    return _by_shard(store, found) if isinstance(store, RecordStore) else found
+
+
+def _all_problems(store: ChunkStore, progress: Callable[[str], None] | None, workers: int) -> Iterator[Problem]:
     done = told = 0
-    for block, found in zip(blocks, _checked(store, blocks, workers, lost), strict=True):
+    lost: list[range] = []
+    for problem in itertools.chain(_whole(store), _lost_shards(store, lost)):
+        told += 1
+        yield problem
+    blocks = [range(first, min(first + ROWS_AT_ONCE, len(store))) for first in range(0, len(store), ROWS_AT_ONCE)]
+    for block, found in zip(blocks, _checked(store, blocks, workers, tuple(lost)), strict=True):
         yield from found
         done, told = done + len(block), told + len(found)
         if progress is not None:
             progress(f"[{done}/{len(store)}] videos checked, {told} problems")
+
+
+def _lost_shards(store: ChunkStore, lost: list[range]) -> Iterator[Problem]:
+    """The shards that do not open; the numbers of their records are added to `lost`."""
+    broken = store.broken_shards() if isinstance(store, RecordStore) else []
+    if broken:
+        store.require_present()
+    for shard in broken:
+        lost.append(shard.records)
+        yield Problem("", -1, shard.error.kind, f"{shard.error}, and with it {_counted(shard.chunks, shard.videos)}")
+
+
+def _by_shard(store: RecordStore, problems: Iterator[Problem]) -> Iterator[Problem]:
+    """The same problems, but many of one kind in one shard as one; they come in the order of the records."""
+    for (shard, kind), group in itertools.groupby(problems, lambda problem: (_shard(store, problem), problem.kind)):
+        same = iter(group)
+        yield from itertools.islice(same, FEW if shard else None)
+        if rest := list(same):
+            chunks, videos = len({(one.video, one.chunk) for one in rest}), len({one.video for one in rest})
+            last = f"chunk {rest[-1].chunk} of {rest[-1].video!r}"
+            yield Problem("", -1, kind, f"shard {shard}: the same of {_counted(chunks, videos)} more, up to {last}")
+
+
+def _counted(chunks: int, videos: int) -> str:
+    return f"{chunks} chunk{'s' * (chunks != 1)} of {videos} video{'s' * (videos != 1)}"
+
+
+def _shard(store: RecordStore, problem: Problem) -> str:
+    return store.shard(store.videos.find(problem.video), problem.chunk) if problem.chunk >= 0 else ""
 
 
 def _checked(

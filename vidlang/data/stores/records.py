@@ -59,6 +59,12 @@ class RecordStore(ChunkStore):
             found.append(BrokenShard(error, records, int(inside[inside > 0].sum()), int((inside > 0).sum())))
         return found
 
+    def shard(self, row: int, chunk: int) -> str:
+        """The name of the file that holds a chunk; empty for one that the shards do not hold."""
+        record = self.cell("first_record", row).as_py() + chunk
+        ends = np.cumsum([*self._shards.values()])
+        return [*self._shards, ""][int(np.searchsorted(ends, record, side="right"))] if record >= 0 else ""
+
     def record(self, row: int, chunk: int) -> dict[str, list[bytes] | list[int]]:
         """All features of a record; RecordError when it cannot be read."""
         return self._records().read(self.cell("first_record", row).as_py() + chunk)
