@@ -8,21 +8,19 @@ gives further arguments of the dataset. A stage's `tokenizer` is the path of the
 as the last line says.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from launch import cli
 from vidlang.core.config import call, load_module
 from vidlang.data.cleaning import CLEANERS, cleaner
-from vidlang.data.tokenizer import Tokenizer, train_wordlevel, train_wordpiece
+from vidlang.data.tokenizer import Tokenizer, check_output, train_wordlevel, train_wordpiece
 
 DATASET = flags.DEFINE_string("dataset", "videos", "A file in vidlang/datasets.")
-ROOT = flags.DEFINE_string("root", None, "Folder of the dataset's published files.", required=True)
-STORE = flags.DEFINE_string("store", None, "The chunk store of its videos.", required=True)
+ROOT = flags.DEFINE(cli.PATH, "root", None, "Folder of the dataset's published files.", required=True)
+STORE = flags.DEFINE(cli.PATH, "store", None, "The chunk store of its videos.", required=True)
 SPLIT = flags.DEFINE_string("split", "train", "Which of its texts to learn from.")
 OPTION = flags.DEFINE_multi_string("option", [], "Another argument of the dataset, as name=text; any number of them.")
-OUTPUT = flags.DEFINE_string("output", None, "Where the tokenizer.json goes.", required=True)
+OUTPUT = flags.DEFINE(cli.PATH, "output", None, "Where the tokenizer.json goes.", required=True)
 VOCAB = flags.DEFINE_integer("vocab_size", 30_522, "Word pieces at most, special tokens included.")
 MIN_COUNT = flags.DEFINE_integer("min_count", 2, "Pieces that occur less often are not learnt.")
 WORDS = flags.DEFINE_bool("words", False, "Keep every whole word instead of learning pieces.")
@@ -34,6 +32,7 @@ CLEAN = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     """Reads the texts, learns, and says how large the vocabulary is."""
     del argv
+    check_output(OUTPUT.value)  # the texts may take minutes to read
     pairs = [option.partition("=") for option in OPTION.value]
     if wrong := [option for option, (_, sign, _) in zip(OPTION.value, pairs, strict=True) if not sign]:
         raise ValueError(f"--option must be name=text, found {wrong[0]!r}")
@@ -42,7 +41,6 @@ def main(argv: list[str]) -> None:
     table = call(load, options, what=f"dataset {DATASET.value!r}", split=SPLIT.value)
     clean = cleaner(CLEAN.value)
     texts = (clean(text) for row in range(len(table)) for text in table.cell(row, "texts"))
-    Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
     if WORDS.value:
         train_wordlevel(texts, OUTPUT.value)
     else:

@@ -1,6 +1,7 @@
 """Token rows have one form whatever the text, and the word-level tokenizer is a pure function of its texts."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -147,3 +148,27 @@ def test_wrong_arguments_are_named(path, tmp_path):
     with pytest.raises(ValueError, match="found vocab_size 4 and min_count 2"):
         train_wordpiece(TEXTS, tmp_path / "none.json", 4)
     assert not (tmp_path / "none.json").exists()
+
+
+@pytest.mark.parametrize("train", [train_wordlevel, train_wordpiece])
+def test_a_folder_is_refused_before_a_text_is_read(tmp_path, train):
+    def texts():
+        raise AssertionError("read")
+        yield ""
+
+    for path in (tmp_path, f"{tmp_path}/new/"):
+        with pytest.raises(
+            ValueError, match="is a folder, and a tokenizer is a file; name one, such as .*tokenizer.js"
+        ):
+            train(texts(), path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        train_wordlevel(["a dog"], tmp_path / "tokenizer.json")
+    assert not list(tmp_path.iterdir())

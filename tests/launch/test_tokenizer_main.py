@@ -37,3 +37,10 @@ def test_mistakes_are_one_sentence(launch, flags):
     assert end.code == 2 and "did you mean 'videos'?" in end.err
     end = launch("launch.tokenizer", *flags, "--option=ignore")
     assert (end.code, end.err) == (2, "error: --option must be name=text, found 'ignore'\n")
+
+
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_read(launch, tmp_path):
+    for folder in (str(tmp_path), f"{tmp_path}/new/"):
+        end = launch("launch.tokenizer", "--root=/none", "--store=/none", f"--output={folder}")
+        assert end.code == 2 and f"{folder} is a folder, and a tokenizer is a file" in end.err
+    assert not list(tmp_path.iterdir())

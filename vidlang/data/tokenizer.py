@@ -132,8 +132,16 @@ class Tokenizer:
         self._tokenizer = tokenizers.Tokenizer.from_str(zlib.decompress(state["_tokenizer"]).decode())
 
 
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raises where a tokenizer cannot be written because the path is that of a folder."""
+    if os.path.isdir(path) or os.fspath(path).endswith(os.sep):
+        file = os.path.join(path, "tokenizer.json")
+        raise ValueError(f"{os.fspath(path)} is a folder, and a tokenizer is a file; name one, such as {file}.")
+
+
 def train_wordlevel(texts: Iterable[str], path: str | os.PathLike[str]) -> None:
     """Write a tokenizer of all words in the texts: lower case, special tokens first, then the words in sorted order."""
+    check_output(path)
     normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     words = sorted(_count_words(texts, normalizer, splitter).keys() - set(SPECIAL))
     vocabulary = {word: i for i, word in enumerate((*SPECIAL, *words))}
@@ -155,6 +163,7 @@ def train_wordpiece(
     It depends on how often each word occurs and on nothing else; pairs of pieces seen less than `min_count` times are
     not learnt.
     """
+    check_output(path)
     if vocab_size <= len(SPECIAL) or min_count < 1:
         raise ValueError(
             f"A vocabulary holds more than its {len(SPECIAL)} special tokens and min_count is at least 1; "
@@ -188,5 +197,11 @@ def _save(tokenizer: tokenizers.Tokenizer, path: str | os.PathLike[str]) -> None
     tokenizer.add_special_tokens(list(SPECIAL))
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     partial = f"{os.fspath(path)}.{os.getpid()}.partial"
-    tokenizer.save(partial)
-    os.replace(partial, path)
+    try:
+        # The library's own save names no file in its errors, and they are no OSError.
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(tokenizer.to_str(pretty=True))
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)

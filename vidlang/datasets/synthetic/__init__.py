@@ -50,12 +50,7 @@ def load(
     The same settings give the same corpus for both splits and all annotations; `workers` processes make it. The
     tokenizer of its words is written to `root`/tokenizer.json.
     """
-    for what, value, known in (("split", split, SPLITS), ("annotations", annotations, tuple(KINDS))):
-        if value not in known:
-            hint = did_you_mean(value, known)
-            raise ValueError(f"synthetic corpus: unknown {what} {value!r}{hint}; there are: {', '.join(known)}")
-    if workers < 1:
-        raise ValueError(f"synthetic corpus: workers={workers}, expected 1 (this process) or more")
+    _check(split, annotations, workers)
     settings = Settings(
         train_videos=train_videos,
         val_videos=val_videos,
@@ -78,6 +73,15 @@ def load(
             f"videos or more videos; found {long_videos=}, {train_videos=} and {val_videos=}"
         )
     return ClipTable.open(path)
+
+
+def _check(split: str, annotations: str, workers: int) -> None:
+    for what, value, known in (("split", split, SPLITS), ("annotations", annotations, tuple(KINDS))):
+        if value not in known:
+            hint = did_you_mean(value, known)
+            raise ValueError(f"synthetic corpus: unknown {what} {value!r}{hint}; there are: {', '.join(known)}")
+    if workers < 1:
+        raise ValueError(f"synthetic corpus: workers={workers}, expected 1 (this process) or more")
 
 
 def tokenizer_path(root: str) -> Path:
