@@ -5,6 +5,7 @@ A traceback is for our mistakes, a sentence is for the user's. `--verbosity=1` p
 
 import functools
 import logging as std_logging
+import os
 import re
 import sys
 import traceback
@@ -16,6 +17,17 @@ from absl import app, flags, logging
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class PathParser(flags.ArgumentParser):
+    """A path, pattern or address; shells leave the "~" of --name=~/place as it is."""
+
+    def parse(self, argument: str) -> str:
+        """The path with the home folder in it."""
+        return os.path.expanduser(argument)
+
+
+PATH = PathParser()
 
 
 def run(main: Callable[[list[str]], object], *, default_config: Path | None = None) -> None:

@@ -15,7 +15,7 @@ DEFAULT = cli.ROOT / "configs" / "demo.py"
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe of the demo; configs/demo.py if not given.", lock_config=True
 )
-WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run; continued if it exists.")
+WORKDIR = flags.DEFINE(cli.PATH, "workdir", "runs/demo", "Folder of the run; continued if it exists.")
 
 
 def main(argv: list[str]) -> None:

@@ -10,7 +10,7 @@ from absl import flags
 from launch import cli
 from vidlang.train.evaluate import evaluate, table
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+WORKDIR = flags.DEFINE(cli.PATH, "workdir", None, "Folder of the run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
 UNTRAINED = flags.DEFINE_bool("untrained", False, "Take the parameters as they were before the first step.")
 

@@ -21,7 +21,7 @@ DISK = flags.DEFINE_float("disk", 500.0, "MB/s that a host reads: hard disk 80, 
 CORES = flags.DEFINE_integer("cores", os.cpu_count() or 1, "Cores of a host that may decode.")
 HOSTS = flags.DEFINE_integer("hosts", 1, "Hosts that share the batch.")
 RATE = flags.DEFINE_float("clips_per_core", 100.0, "Clips a second that one core decodes.")
-STORE = flags.DEFINE_string("store", None, "A chunk store to learn bitrate and length of chunks from.")
+STORE = flags.DEFINE(cli.PATH, "store", None, "A chunk store to learn bitrate and length of chunks from.")
 BITRATE = flags.DEFINE_float("bitrate", 0.8, "Mb a second of the store's video, where no --store is given.")
 CHUNK = flags.DEFINE_float("chunk_s", 15.0, "Seconds of a chunk, where no --store is given.")
 

@@ -15,7 +15,7 @@ from vidlang.train.evaluate import table
 from vidlang.train.stages import train
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to train.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if missing, continued if not.", required=True)
+WORKDIR = flags.DEFINE(cli.PATH, "workdir", None, "Folder of the run; made, or continued if there.", required=True)
 flags.mark_flag_as_required("config")
 
 

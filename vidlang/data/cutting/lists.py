@@ -21,18 +21,19 @@ def read_list(content: bytes, place: str, folder: str) -> list[tuple[str, str]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"the list {place!r} is not UTF-8 text: {error}") from error
-    if place.lower().endswith(".txt"):
-        rows = ((line.strip(), "") for line in io.StringIO(text, newline=None))
-    else:
-        rows = _table(text, place)
     pairs = []
-    for path, name in rows:
+    for path, name in _lines(text) if place.lower().endswith(".txt") else _table(text, place):
         if path:
             name = name or posixpath.splitext(posixpath.basename(path))[0]
             pairs.append((name, path if is_address(path) else posixpath.join(folder, path)))
     if not pairs:
         raise ValueError(f"the list {place!r} names no video")
     return pairs
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    for line in io.StringIO(text, newline=None):
+        yield line.strip(), ""
 
 
 def _table(text: str, place: str) -> Iterator[tuple[str, str]]:
