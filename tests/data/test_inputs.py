@@ -54,6 +54,7 @@ def test_links_are_followed_once_and_stores_left_out(folder, tmp_path):
     (tmp_path / "elsewhere" / "far.mp4").write_bytes(b"1")
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     (folder / "loop").symlink_to(folder)
+    (folder / "second").symlink_to(tmp_path / "elsewhere")
     make_stores(folder)
     names = ["a one", "b/c/three", "b/two", "link/far"]
     assert [name for name, _ in found(folder)] == names

@@ -52,10 +52,12 @@ def match(pattern: str) -> list[str]:
     files = (file for file in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(file))
     kept = _outside_stores(list(files), root, _reader)
     # "**" goes through links too, round and round where one points upwards.
-    shortest: dict[str, str] = {}
-    for file in sorted(kept, key=lambda file: (_linked(file, root), file.count("/"), file)):
-        shortest.setdefault(os.path.join(os.path.realpath(os.path.dirname(file)), os.path.basename(file)), file)
-    return sorted(shortest.values())
+    real = {folder: os.path.realpath(folder or ".") for folder in map(os.path.dirname, kept)}
+    linked = {folder: _linked(folder, place, root) for folder, place in real.items()}
+    first: dict[str, str] = {}
+    for file in sorted(kept, key=lambda file: (linked[os.path.dirname(file)], file.count("/"), file)):
+        first.setdefault(os.path.join(real[os.path.dirname(file)], os.path.basename(file)), file)
+    return sorted(first.values())
 
 
 def find_remote(system: Any, path: str) -> tuple[list[str], str]:
@@ -130,11 +132,10 @@ def _reader(folder: str) -> Callable[[str], bytes]:
     return read
 
 
-def _linked(file: str, root: str) -> bool:
-    """Whether a link lies between `root` and the file's folder."""
-    folder = os.path.dirname(file)
+def _linked(folder: str, real: str, root: str) -> bool:
+    """Whether a link lies between `root` and a folder that is really at `real`."""
     inside = os.path.relpath(folder or ".", root or ".")
-    return os.path.realpath(folder or ".") != os.path.normpath(os.path.join(os.path.realpath(root or "."), inside))
+    return real != os.path.normpath(os.path.join(os.path.realpath(root or "."), inside))
 
 
 def _unread(error: OSError) -> None:
