@@ -95,6 +95,12 @@ def test_a_wrong_line_is_named(tmp_path, load, line, message):
         load(named=True)
 
 
+def test_a_label_too_large_for_its_column_is_named(tmp_path, load):
+    (tmp_path / "val.csv").write_text("7.mp4 0\nd.e.mp4 99999999999\n")
+    with pytest.raises(ValueError, match="val.csv, line 2: 'label' must fit the type int32, found 99999999999"):
+        load()
+
+
 def test_a_wrong_row_is_named(tmp_path, load):
     (tmp_path / "train.csv").write_text(OFFICIAL)
     (tmp_path / "val.csv").write_text(OFFICIAL.replace("x.y,999999", "x.y,soon"))

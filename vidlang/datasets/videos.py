@@ -5,7 +5,7 @@ A split is one file in `root`: train.csv (or .tsv, .jsonl) for split="train". It
 | name | meaning |
 |---|---|
 | video | path of the video in the folder that was precut, with or without its suffix (needed) |
-| text | what can be seen or is said; in JSON lines `texts` may be a list of several in its place |
+| text | what can be seen or is said, never empty; in JSON lines `texts` may be a list of several in its place |
 | start, end | seconds of the clip; without them, or where they are empty, the clip is the whole video |
 | others | any other column of `ClipTable`, such as label, group, question, answer; lists in JSON lines only |
 
