@@ -15,7 +15,7 @@ from pathlib import Path
 RUN = "run.json"
 # All that is ever made in a working folder, and so all that is ever deleted in one, in this order.
 NAMES = (
-    *("spool", "parts", "lines", "store", "new", "old", "sent.json", "journal.jsonl", "journal.part"),
+    *("spool", "parts", "lines", "store", "new", "old", "reopened", "sent.json", "journal.jsonl", "journal.part"),
     *("inputs.jsonl", "inputs.jsonl.part", f"{RUN}.part", RUN),
 )
 

@@ -53,7 +53,8 @@ def precut(
     there is no store. A helper process that finishes no chunk for `video_timeout` seconds is ended, and its video
     listed. With one worker and no such limit there are no helpers. `work` is the folder for what is unfinished, beside
     the store if it is not given. `overwrite` replaces a store, `restart` drops what an unfinished run has done, and
-    `retry_failed` tries again what failed in it. `progress` is called after each chunk.
+    `retry_failed` tries again what failed in it, or adds to a finished store what is not in it.
+    `progress` is called after each chunk.
     """
     if workers < 1:
         raise ValueError(f"precut needs at least one worker, got {workers}")

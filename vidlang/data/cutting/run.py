@@ -6,6 +6,7 @@ Who cuts the videos and who writes the shards, helpers here or a Beam pipeline e
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from vidlang.data import folders
 from vidlang.data.chunks import open_store
-from vidlang.data.cutting import spool
+from vidlang.data.cutting import reopen, spool
 from vidlang.data.cutting.assembling import Batch, Planner, check_layout, unpack, write_files, write_shard
 from vidlang.data.cutting.inputs import Input, find_inputs
 from vidlang.data.cutting.progress import Progress
@@ -50,7 +51,7 @@ class Start:
 
     overwrite: bool = False  # replace a store
     restart: bool = False  # drop what an unfinished run has done
-    retry_failed: bool = False  # try again what failed in an unfinished run
+    retry_failed: bool = False  # try again what failed in an unfinished run, or is not in a finished store
 
 
 @contextlib.contextmanager
@@ -89,12 +90,17 @@ def begin(
 
 
 def _open(target: Target, videos: list[Input], plan: Plan, start: Start) -> Run:
-    target.check(start.overwrite)
+    again = not start.overwrite and not start.restart and reopen.is_wanted(target, retry_failed=start.retry_failed)
+    target.check(start.overwrite or again)
+    if again and isinstance(target, LocalTarget):
+        reopen.check(target, videos, plain(plan.settings), plan.layout)
     if start.restart:
         folders.clear(target.work)
     limits = {"shard_chunks": record_writer.CHUNKS_PER_SHARD, "shard_bytes": record_writer.SHARD_BYTES}
     work = Work(target, videos, {**plain(plan.settings), "layout": plan.layout, **limits})
     work.open(retry_failed=start.retry_failed)
+    if again:
+        reopen.fill(work)
     return Run(work, plan)
 
 
@@ -188,8 +194,9 @@ class Run:
     def _retry(self) -> None:
         """Makes room for the videos that failed and are tried again."""
         work = self.work
-        if work.retried and self.plan.layout == "records" and min(work.retried) < max(work.written, default=-1):
-            unpack(work, min(work.retried))
+        first = min([*work.retried, *itertools.islice(work.missing(), 1)], default=len(work.videos))
+        if self.plan.layout == "records" and first < max(work.written, default=-1):
+            unpack(work, first)
         for number in work.retried:
             work.drop(number)
 

@@ -31,14 +31,18 @@ class LocalTarget:
         self.store = self.work / "store"
 
     def check(self, overwrite: bool) -> None:
-        """Raises unless a store may be written here; mends what a kill at the very end left."""
-        for aside in (self.work, folders.partial_of(self.path)):
-            folders.recover(self.path, aside)
+        """Raises unless a store may be written here."""
+        self.mend()
         if not self._same_disk():
             folders.check_ours(folders.partial_of(self.path))
+        check_target(self.path, overwrite)
+
+    def mend(self) -> None:
+        """Makes good what a kill at the very end left."""
+        for aside in (self.work, folders.partial_of(self.path)):
+            folders.recover(self.path, aside)
         if self._is_finished():
             folders.clear(self.work)
-        check_target(self.path, overwrite)
 
     def _is_finished(self) -> bool:
         """Whether the working folder is that of a run which was killed when only cleaning up was left."""
