@@ -119,10 +119,11 @@ def test_a_killed_building_is_taken_over(folder, whole, tmp_path):
     assert content(tmp_path / "store") == whole
 
 
-def test_a_video_may_be_called_as_a_part_is(folder, tmp_path):
-    pairs = [("0000001.part", folder / "v0.mp4"), ("x", folder / "v1.mp4")]
+@pytest.mark.parametrize("name", ["0000001", "0000001.part"])
+def test_a_video_may_be_called_as_a_part_is(name, folder, tmp_path):
+    pairs = [(name, folder / "v0.mp4"), ("x", folder / "v1.mp4")]
     precut(pairs, tmp_path / "store", SETTINGS, layout="index")
-    assert set(open_store(tmp_path / "store").videos) == {"0000001.part", "x"}
+    assert set(open_store(tmp_path / "store").videos) == {name, "x"}
     assert not list(open_store(tmp_path / "store").problems())
 
 
