@@ -1,21 +1,14 @@
-"""What several benchmarks share: what machine this is, footage to encode, and how loaders usually decode."""
+"""What several benchmarks share: what machine this is, and footage to encode."""
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
-
-from vidlang.data.crops import CropBox
-from vidlang.data.pixels import SCALER
 
 
 def machine() -> str:
@@ -50,30 +43,3 @@ def footage(seed: int, frames: int, height: int = 288, width: int = 512) -> Iter
             frame_HWC[y : y + tall, x : x + wide] *= 0.4
             frame_HWC[y : y + tall, x : x + wide] += 0.6 * colour
         yield np.clip(frame_HWC, 0, 255).astype(np.uint8)
-
-
-def decode_after_seek(mp4: bytes, frames_T: np.ndarray, crop: CropBox, size: tuple[int, int], fps: int) -> np.ndarray:
-    """One seek, then every frame up to the last wanted one, converted whole and cropped after."""
-    with av.open(io.BytesIO(mp4), "r") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        ticks = 1 / (fps * (stream.time_base or Fraction(1)))
-        container.seek(int(frames_T.min() * ticks), stream=stream)
-        found, last, reformatter = {}, int(frames_T.max()), VideoReformatter()
-        for frame in container.decode(stream):
-            rank = round((frame.pts or 0) / ticks)
-            if rank in frames_T:
-                found[rank] = crop_after(frame, crop, size, reformatter)
-            if rank >= last:
-                break
-    return np.stack([found[int(frame)] for frame in frames_T])
-
-
-def crop_after(frame: av.VideoFrame, crop: CropBox, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
-    """The whole frame to RGB, then the cut, then the scaling."""
-    rgb_HWC = reformatter.reformat(frame, format="rgb24", interpolation=SCALER, threads=1).to_ndarray()
-    piece_HWC: Any = rgb_HWC[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    piece = av.VideoFrame.from_ndarray(np.ascontiguousarray(piece_HWC), format="rgb24")
-    return (
-        VideoReformatter().reformat(piece, width=size[1], height=size[0], interpolation=SCALER, threads=1).to_ndarray()
-    )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from av import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
-from vidlang.data.pixels import ACCURATE
+from vidlang.data.encode import to_yuv
 
 WINDOW = 8  # pixels a side, one window at each pixel, all weighed alike
 
@@ -35,16 +35,7 @@ def psnr(a_HW: np.ndarray, b_HW: np.ndarray) -> float:
 
 def luma(rgb_HWC: np.ndarray) -> np.ndarray:
     """The luma of an RGB picture, by the conversion that encoding makes."""
-    picture = VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format="rgb24")
-    frame = VideoReformatter().reformat(
-        picture,
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=Interpolation.BICUBIC | ACCURATE,
-        threads=1,
-    )
-    return plane(frame)
+    return plane(to_yuv(rgb_HWC, VideoReformatter()))
 
 
 def plane(frame: VideoFrame) -> np.ndarray:

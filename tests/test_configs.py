@@ -14,7 +14,7 @@ from vidlang.core.config import steps
 from vidlang.train import build, sources
 from vidlang.train.loop import build_optimizer
 from vidlang.train.recipe import read_recipe
-from vidlang.train.step import TrainState, abstract_params, make_train_step
+from vidlang.train.step import TrainState, abstract_params
 
 NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 
@@ -27,12 +27,10 @@ def eval_shape_step(config):
         build.check(stage)
         sources.check(stage)
         fields, *_ = sources.batch_fields(stage, None).values()
-        model, (objective, options) = build.model(stage), build.objective(stage)
+        model = build.model(stage)
         total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=10**6)
         optimizer = build_optimizer(model, fields, stage, total)
-        step = make_train_step(
-            model, optimizer, objective, options, dials=build.dials(stage), seed=recipe.seed_of(index)
-        )
+        step = build.train_step(recipe, index, model, optimizer)
         params = abstract_params(model, fields)
         trained, _ = optimizer.split(params)
         state = TrainState(

@@ -8,6 +8,7 @@ filter or entropy coder that is slow to undo.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -101,19 +102,24 @@ def encode_x264(frames: Iterable[np.ndarray], *, fps: int | Fraction, options: M
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         reformatter = VideoReformatter()
-        for number, picture in enumerate(_pictures(first, checked)):
-            frame = reformatter.reformat(
-                picture,
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
-                interpolation=Interpolation.BICUBIC | ACCURATE,
-                threads=1,
-            )
+        for number, picture in enumerate(itertools.chain([first], checked)):
+            frame = to_yuv(picture, reformatter)
             frame.pts, frame.time_base = number, 1 / fps
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return _index_first(file.getvalue())
+
+
+def to_yuv(rgb_HWC: np.ndarray, reformatter: VideoReformatter) -> av.VideoFrame:
+    """The 4:2:0 frame of BT.709 that an RGB picture is encoded as."""
+    return reformatter.reformat(
+        av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format="rgb24"),
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC | ACCURATE,
+        threads=1,
+    )
 
 
 def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -128,12 +134,6 @@ def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         if frame.shape != shape:
             raise ValueError(f"frame {number} is {list(frame.shape)}, the frames before it are {list(shape)}")
         yield frame
-
-
-def _pictures(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[av.VideoFrame]:
-    yield av.VideoFrame.from_ndarray(np.ascontiguousarray(first), format="rgb24")
-    for frame in rest:
-        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
 
 
 def _index_first(mp4: bytes) -> bytes:

@@ -31,6 +31,8 @@ from vidlang.data.workers.spill import Spill
 from vidlang.data.workers.stream import Batches, StreamOptions
 
 MIXING = ("items", "batches")
+# What clips of one batch must have in common.
+SHARED = ("frames", "size", "text_length", "pixels", "fields")
 # A smaller share would need blocks of more items than are worth laying out at once.
 SMALLEST_SHARE = 1e-5
 # Blocks are laid out whole, and one is in use at a time, but for the first items after a change.
@@ -247,7 +249,7 @@ def _check_sources(sources: Sequence[Source], tokenizers: Sequence[Tokenizer], s
             raise ValueError(f"With clip.pairs='group' the batch size must be even, found {share.batch_size}.")
     first = sources[0]
     for k, source in enumerate(sources[1:], start=1):
-        for name in ("frames", "size", "text_length", "pixels", "fields") if mixing == "items" else ():
+        for name in SHARED if mixing == "items" else ():
             one, other = getattr(first.spec, name), getattr(source.spec, name)
             if one != other:
                 raise ValueError(

@@ -18,9 +18,10 @@ from vidlang.data.tokenizer import Tokenizer
 from vidlang.ops.augment import Augmentation, Blur, Mix
 from vidlang.ops.colours import Jitter
 from vidlang.ops.dials import Dials
-from vidlang.train.optimizer import make_optimizer
-from vidlang.train.recipe import Evaluation, Runtime, Stage
+from vidlang.train.optimizer import Optimizer, make_optimizer
+from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
 from vidlang.train.saved import find_checkpoint
+from vidlang.train.step import make_train_step
 
 
 def named(section: Mapping[str, Any], what: str) -> tuple[str, dict[str, Any]]:
@@ -48,6 +49,21 @@ def objective(stage: Stage) -> tuple[Callable[..., Any], dict[str, Any]]:
     """(loss function, its own settings)."""
     name, options = named(stage.objective, "objective")
     return load_module("objectives", name).loss, options
+
+
+def train_step(recipe: Recipe, index: int, model: nn.Module, optimizer: Optimizer) -> Callable[..., Any]:
+    """The step of the stage with this number, not yet compiled."""
+    stage = recipe.stages[index]
+    loss, options = objective(stage)
+    return make_train_step(
+        model,
+        optimizer,
+        loss,
+        options,
+        dials=dials(stage),
+        seed=recipe.seed_of(index),
+        augmentation=augmentation(stage),
+    )
 
 
 def table(data: Mapping[str, Any], what: str) -> ClipTable:

@@ -25,7 +25,7 @@ from vidlang.train import build, sources
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
 from vidlang.train.recipe import Recipe, Runtime, Stage
-from vidlang.train.step import Fields, make_train_step, pick_inputs, state_shardings, with_video
+from vidlang.train.step import Fields, pick_inputs, state_shardings, with_video
 
 # Stands for a dataset whose size nobody knows yet: so many clips that a warm-up fits into any duration in epochs.
 MANY = 10**12
@@ -135,18 +135,10 @@ def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: in
     """The parameters as shapes, after one step and a look at the clips of each evaluation, all in shapes."""
     stage = recipe.stages[index]
     shapes = list(sources.batch_fields(stage, None).values())
-    model, (objective, options) = build.model(stage), build.objective(stage)
+    model = build.model(stage)
     optimizer = build_optimizer(model, shapes[0], stage, total)
     state, _ = state_shardings(model, optimizer, shapes[0], mesh)
-    step = make_train_step(
-        model,
-        optimizer,
-        objective,
-        options,
-        dials=build.dials(stage),
-        seed=recipe.seed_of(index),
-        augmentation=build.augmentation(stage),
-    )
+    step = build.train_step(recipe, index, model, optimizer)
     for fields in shapes:
         _in_shapes(step, state, fields)
     for evaluation in stage.evals:

@@ -38,7 +38,6 @@ from vidlang.train.step import (
     abstract_params,
     compile_step,
     create_state,
-    make_train_step,
     state_shardings,
 )
 
@@ -65,7 +64,6 @@ def train_stage(
 
         # Model, objective, optimizer, and the state as shapes and shards.
         model = build.model(stage)
-        objective, options = build.objective(stage)
         optimizer = build_optimizer(model, fields, stage, total)
         abstract, _ = state_shardings(model, optimizer, fields, mesh)
 
@@ -87,15 +85,7 @@ def train_stage(
         stream = stack.enter_context(sources.train_stream(recipe, index, clips, start_step=start))
 
         # Compiled here, once for each shape of batch; another shape later is an error instead of a silent compilation.
-        train_step = make_train_step(
-            model,
-            optimizer,
-            objective,
-            options,
-            dials=build.dials(stage),
-            seed=recipe.seed_of(index),
-            augmentation=build.augmentation(stage),
-        )
+        train_step = build.train_step(recipe, index, model, optimizer)
         began = time.monotonic()
         compiled = {shape: compile_step(train_step, state, shapes[shape], mesh) for shape in shapes}
         writer.say(f"compiled the step in {time.monotonic() - began:.1f} s")

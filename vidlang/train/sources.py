@@ -23,7 +23,7 @@ from vidlang.core.config import call, check_keys, load_module
 from vidlang.data import pipeline, tokenizer_files
 from vidlang.data.broken import BrokenClips
 from vidlang.data.clips import ClipTable
-from vidlang.data.mixture import MIXING, Source
+from vidlang.data.mixture import MIXING, SHARED, Source
 from vidlang.data.pipeline import Batches, ClipSpec
 from vidlang.train import build
 from vidlang.train.feed import Shape, shape_of
@@ -106,7 +106,7 @@ def check(stage: Stage) -> None:
 
 def _check_one_shape(stage: Stage) -> None:
     found = specs(stage)
-    for name in ("frames", "size", "text_length", "pixels", "fields"):
+    for name in SHARED:
         values = [getattr(spec, name) for spec in found]
         if any(value != values[0] for value in values):
             raise ValueError(

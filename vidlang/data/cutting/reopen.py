@@ -19,6 +19,7 @@ from vidlang.data import folders
 from vidlang.data.cutting.inputs import Input
 from vidlang.data.cutting.target import LocalTarget, Target
 from vidlang.data.cutting.work import Work
+from vidlang.data.stores.header import read_header
 from vidlang.data.stores.record_writer import stored_bytes
 
 MARK, JOURNAL = "reopened", "journal.jsonl"
@@ -40,8 +41,8 @@ def is_wanted(target: Target, *, retry_failed: bool) -> bool:
 
 def check(target: LocalTarget, videos: list[Input], settings: Mapping[str, Any], layout: str) -> None:
     """Raises unless the store is one that can be gone on with so, and there is something to do."""
-    place, header = str(target.path), _header(target.path)
-    if header.get("kind", "records") != "records" or layout != "records":
+    place, header = str(target.path), read_header(target.path)
+    if header["kind"] != "records" or layout != "records":
         raise ValueError(
             f"a finished store is gone on with in the layout 'records' only; cut {place!r} with --overwrite"
         )
@@ -61,7 +62,7 @@ def fill(work: Work) -> None:
     (work.root / MARK).touch()
     if (work.root / JOURNAL).exists():  # all at once, and last
         return
-    for name in _header(work.target.path)["shards"]:
+    for name in read_header(Path(work.target.path))["shards"]:
         (work.store / name).unlink(missing_ok=True)
         try:
             os.link(Path(work.target.path) / name, work.store / name)
@@ -74,7 +75,7 @@ def _lines(work: Work) -> Iterator[dict[str, Any]]:
     """What the journal would say of the store's shards."""
     path, numbers = Path(work.target.path), {video.name: n for n, video in enumerate(work.videos)}
     rows = _rows(path)
-    for name, records in _header(path)["shards"].items():
+    for name, records in read_header(path)["shards"].items():
         of_shard: list[dict[str, Any]] = []
         while sum(row["chunks"] for row in of_shard) < records:
             of_shard.append(next(rows))
@@ -85,12 +86,6 @@ def _lines(work: Work) -> Iterator[dict[str, Any]]:
             "stored": stored_bytes(path / name),
             "rows": [{key: value for key, value in row.items() if key != "first_record"} for row in of_shard],
         }
-
-
-def _header(path: Path | str) -> dict[str, Any]:
-    header = json.loads((Path(path) / "store.json").read_bytes())
-    assert isinstance(header, dict)
-    return header
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
