@@ -15,6 +15,7 @@ FLOORS = {
     "evals": 5,
     "train": 6,
     "serve": 7,
+    "cost": 7,
 }
 # The data side stands beside the floors: which other folders of vidlang each part may import.
 SIDE = {"data": {"core", "data"}, "datasets": {"core", "data", "datasets"}}
