@@ -25,6 +25,14 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture(autouse=True)
+def same_priority():
+    """No test may leave its process, and so the processes of later tests, with another claim on the machine."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER, "a library has given this process real-time priority"
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Root folder of the checkout."""

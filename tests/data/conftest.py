@@ -1,5 +1,9 @@
 """A small real chunk store whose pixels say which video and which second they are of, and a table of its clips."""
 
+import os
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +34,31 @@ def cut_tiny_video(number: int, folder: Path):
     path = folder / f"{VIDEOS[number]}.mp4"
     path.write_bytes(encode_mp4(frames, fps=FPS, settings=SETTINGS.encode))
     return cut_video(path, VIDEOS[number], SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def encode(repository):
+    """`encode(make, codec, ...)` is make(codec, ...), in a process of its own where the codec is SVT-AV1.
+
+    Started by root, that gives its process, and all that this starts later, the highest real-time priority for ever:
+    a few busy ones then leave nothing of a small machine to anybody else, and tests hang far from here.
+    """
+
+    def run(make, codec, *args, **kwargs):
+        if codec != "libsvtav1":
+            return make(codec, *args, **kwargs)
+        script, file = Path(__file__).with_name("_apart.py"), sys.modules[make.__module__].__file__
+        result = subprocess.run(
+            [sys.executable, str(script), file, make.__name__],
+            input=pickle.dumps(((codec, *args), kwargs)),
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(repository)},
+            timeout=120,
+        )
+        assert result.returncode == 0, result.stderr.decode()
+        return pickle.loads(result.stdout)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ def numbers(video_THWC):
     return (blocks.reshape(-1, 12) > 127) @ (1 << np.arange(12))
 
 
-def coded(count, codec, container, rate, pix_fmt, options):
+def coded(codec, count, container, rate, pix_fmt, options):
     file = io.BytesIO()
     with av.open(file, "w", format={"mkv": "matroska"}.get(container, container)) as out:
         stream = out.add_stream(codec, rate=rate, options=options)
@@ -84,17 +84,17 @@ def shown_at_30(rate, count):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, encode):
     """A store of all kinds of videos, and the number that each of its frames should carry."""
     folder, videos, expected = tmp_path_factory.mktemp("exact"), [], {}
     for name, (codec, container, rate, pix_fmt, options) in SOURCES.items():
         count = round(rate * 7 / 3)
         path = folder / f"{name}.{container}"
-        path.write_bytes(coded(count, codec, container, rate, pix_fmt, options))
+        path.write_bytes(encode(coded, codec, count, container, rate, pix_fmt, options))
         videos.append(cut_video(path, name, SETTINGS))
         expected[name] = shown_at_30(rate, count)
     for name, params in CHUNKS.items():
-        whole = [coded(40, "libx264", "mp4", Fraction(FPS), "yuv420p", {"crf": "12", "x264-params": params})] * 2
+        whole = [coded("libx264", 40, "mp4", Fraction(FPS), "yuv420p", {"crf": "12", "x264-params": params})] * 2
         videos.append(CutVideo(name, FPS, WIDTH, HEIGHT, whole, (40, 40)))
         expected[name] = np.tile(np.arange(40), 2)
     for name, settings in ENCODINGS.items():

@@ -92,9 +92,9 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_kind_of_source_comes_whole_and_in_order(name, tmp_path):
+def test_every_kind_of_source_comes_whole_and_in_order(name, tmp_path, encode):
     path = tmp_path / name
-    path.write_bytes(film(**SOURCES[name]))
+    path.write_bytes(encode(film, **SOURCES[name]))
     video = cut_video(path, "a", SETTINGS)
     np.testing.assert_array_equal(shown(video), np.arange(COUNT))
     assert tuple(video.chunk_frames) == (20, 20, 5)
@@ -179,9 +179,9 @@ def test_a_picture_is_no_video(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
-def test_mutated_sources_are_cut_or_refused(name, tmp_path):
+def test_mutated_sources_are_cut_or_refused(name, tmp_path, encode):
     """Bit flips, truncations, noisy headers and swapped pieces: chunks that decode, or a sentence, and soon."""
-    good, rng = film(**SOURCES[name]), np.random.default_rng(0)
+    good, rng = encode(film, **SOURCES[name]), np.random.default_rng(0)
     for trial in range(24):
         content = bytearray(good)
         one, other = (int(place) for place in rng.integers(len(good) - 200, size=2))
