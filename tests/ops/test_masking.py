@@ -1,4 +1,6 @@
-"""Random token dropping: how many, which, in what order, and that it stays on each device."""
+"""Token dropping: how many, which, in what order, the way back, and that it all stays on each device."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -90,3 +92,156 @@ def test_rows_on_many_devices_are_drawn_alike_and_without_talk() -> None:
     text = compiled.as_text()
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in text, f"{collective} in a purely local operation"
+
+
+GRID = (6, 4, 6)
+CELLS = [((2, 2), 1), ((2, 2), 2), ((2, 2), 3), ((2, 3), 4), ((4, 2), 3)]
+
+
+def shown(kept_BM: jax.Array, grid: tuple[int, int, int] = GRID) -> np.ndarray:
+    """Which tokens were kept, [B, T, H, W] of 0 and 1; the indices must be ascending, each once."""
+    kept = np.asarray(kept_BM)
+    assert (np.diff(kept, axis=1) > 0).all() and kept.min() >= 0 and kept.max() < np.prod(grid)
+    flat = np.zeros((len(kept), np.prod(grid)), int)
+    np.put_along_axis(flat, kept, 1, axis=1)
+    return flat.reshape(len(kept), *grid)
+
+
+def grid_tokens(batch: int = 4) -> jax.Array:
+    return tokens(batch, int(np.prod(GRID)))
+
+
+def test_tubes_keep_the_same_places_at_all_times() -> None:
+    x, keep = grid_tokens(), 7
+    kept_x, kept = jax.jit(masking.keep_tube, static_argnums=(2, 3))(jax.random.key(0), x, GRID, keep)
+    mask = shown(kept)
+    assert (mask == mask[:, :1]).all() and (mask.sum(axis=(2, 3)) == keep).all()
+    assert len({row.tobytes() for row in mask}) == len(x), "examples share one draw"
+    np.testing.assert_array_equal(kept_x, np.take_along_axis(np.asarray(x), np.asarray(kept)[:, :, None], axis=1))
+
+
+@pytest.mark.parametrize(("cell", "keep"), CELLS)
+def test_cells_take_turns_as_promised(cell: tuple[int, int], keep: int) -> None:
+    grid, places = (12, 4, 6), cell[0] * cell[1]
+    x = jnp.zeros((16, 12 * 4 * 6, 1))
+    kept = jax.jit(masking.keep_cell, static_argnums=(2, 3, 4))(jax.random.key(0), x, grid, keep, cell)[1]
+    times, rows, columns = grid
+    mask = shown(kept, grid).reshape(16, times, rows // cell[0], cell[0], columns // cell[1], cell[1])
+    cells = mask.transpose(0, 1, 2, 4, 3, 5).reshape(16, times, -1, places)
+    assert (cells == cells[:, :, :1]).all(), "cells of one example differ"
+    one = cells[:, :, 0]
+    assert (one.sum(axis=2) == keep).all()
+    window = math.ceil(places / keep)
+    for first in range(times - window + 1):
+        assert one[:, first : first + window].any(axis=1).all(), "a place is not shown in its window"
+    if 2 * keep <= places:
+        assert not (one[:, 1:] & one[:, :-1]).any(), "a place is shown twice running"
+    turn = places // math.gcd(places, keep)
+    assert (one[:, :turn].sum(axis=1) == turn * keep // places).all()
+    assert len({row.tobytes() for row in one}) > 2, "examples share one order"
+
+
+@pytest.mark.parametrize("kind", ["tube", "cell"])
+def test_every_place_is_equally_likely_at_every_time(kind: str) -> None:
+    rows, grid = 4_000, (3, 2, 4)
+    kept = jax.jit(masking.keep, static_argnums=(2, 3, 4))(
+        jax.random.key(3), jnp.zeros((rows, 24, 1)), grid, 0.75, kind
+    )[1]
+    np.testing.assert_allclose(shown(kept, grid).mean(axis=0), np.full(grid, 0.25), atol=5 * 0.5 / rows**0.5)
+
+
+def test_one_door_to_all_kinds() -> None:
+    x, key = grid_tokens(2), jax.random.key(4)
+    doors = {
+        "random": (0.7, keep_random(key, x, 43)),
+        "tube": (0.9, masking.keep_tube(key, x, GRID, 2)),
+        "cell": (0.75, masking.keep_cell(key, x, GRID, 1)),
+    }
+    for kind, (rate, expected) in doors.items():
+        for one, other in zip(masking.keep(key, x, GRID, rate, kind), expected, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=kind)
+        np.testing.assert_array_equal(masking.keep(key, x, GRID, 0.0, kind)[0], x)
+    # VideoMAE's own numbers: 20 of 196 places at 8 times.
+    many = jax.eval_shape(lambda x: masking.keep(key, x, (8, 14, 14), 0.9, "tube"), jnp.zeros((1, 1568, 1)))
+    assert many[1].shape == (1, 8 * 20)
+
+
+def test_what_was_dropped_and_the_way_back() -> None:
+    x, total = tokens(), 12
+    kept_x, kept = keep_random(jax.random.key(0), x, 5)
+    dropped = np.asarray(masking.complement(kept, total))
+    token = jnp.asarray([7.0, 8.0, 9.0])
+    back = np.asarray(masking.scatter(kept_x, kept, total, token))
+    for row in range(len(x)):
+        np.testing.assert_array_equal(dropped[row], np.setdiff1d(np.arange(total), kept[row]))
+        np.testing.assert_array_equal(back[row, dropped[row]], np.tile(token, (7, 1)))
+        np.testing.assert_array_equal(back[row, kept[row]], np.asarray(x)[row, kept[row]])
+    assert masking.complement(jnp.tile(jnp.arange(total), (2, 1)), total).shape == (2, 0)
+
+
+def test_gradients_of_the_way_back_reach_tokens_and_mask_token() -> None:
+    weight = tokens()
+    kept_x, kept = keep_random(jax.random.key(0), tokens(), 5)
+
+    def loss(kept_x: jax.Array, token: jax.Array) -> jax.Array:
+        return (weight * masking.scatter(kept_x, kept, 12, token)).sum()
+
+    found_x, found_token = jax.jit(jax.grad(loss, argnums=(0, 1)))(kept_x, jnp.ones(3))
+    expected = np.take_along_axis(np.asarray(weight), np.asarray(kept)[:, :, None], axis=1)
+    np.testing.assert_allclose(found_x, expected)
+    np.testing.assert_allclose(found_token, np.asarray(weight).sum((0, 1)) - expected.sum((0, 1)), atol=1e-5)
+
+
+def test_tubes_cells_and_the_way_back_stay_on_each_device() -> None:
+    def all_of_it(key: jax.Array, x: jax.Array, token: jax.Array) -> list[jax.Array]:
+        found = []
+        for kind in ("tube", "cell"):
+            kept_x, kept = masking.keep(key, x, GRID, 0.5, kind)
+            found += [kept_x, kept, masking.complement(kept, 144), masking.scatter(kept_x, kept, 144, token)]
+        return found
+
+    x, token, key = grid_tokens(16), jnp.ones(3), jax.random.key(0)
+    alone = jax.jit(all_of_it)(key, x, token)
+    mesh = make_mesh({"data": 8})
+    with use_mesh(mesh):
+        sharded = jax.device_put(x, batch_sharding(mesh))
+        compiled = jax.jit(all_of_it).lower(key, sharded, token).compile()
+        found = compiled(key, sharded, token)
+    for one, other in zip(alone, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert other.sharding.shard_shape(other.shape)[0] == 2
+    text = compiled.as_text()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in text, f"{collective} in a purely local operation"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((GRID, 0.5, "block"), "unknown kind of mask 'block'; there are: random, tube, cell"),
+        (((6, 4, 5), 0.5, "random"), r"144 tokens are no grid of \(6, 4, 5\)"),
+        (((6, 4, 5), 0.5, "tube"), "144 tokens are no grid"),
+        (((6, 4, 5), 0.5, "cell"), "144 tokens are no grid"),
+        ((GRID, 0.99, "tube"), "dropping 0.99 of 24 tokens"),
+        ((GRID, 0.9, "cell"), r"cells of \(2, 2\) cannot drop 0.9 of their 4 places, but 0, 0.25, 0.5, 0.75;"),
+        ((GRID, 1.0, "cell"), "cannot drop 1.0"),
+        (((16, 3, 3), 0.5, "cell"), r"\(2, 2\) .* do not tile the 3 x 3 places"),
+    ],
+)
+def test_a_mask_that_cannot_be_says_so(arguments: tuple, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        masking.keep(jax.random.key(0), grid_tokens(1), *arguments)
+
+
+def test_a_way_back_that_cannot_be_says_so() -> None:
+    kept = jnp.zeros((2, 3), int)
+    with pytest.raises(ValueError, match="3 kept tokens are more than the 2"):
+        masking.complement(kept, 2)
+    for shapes in [((2, 4, 5), (5,), 8), ((2, 3, 5), (4,), 8), ((2, 3, 5), (5,), 2)]:
+        with pytest.raises(ValueError, match="kept tokens .* come with indices"):
+            masking.scatter(jnp.zeros(shapes[0]), kept, shapes[2], jnp.zeros(shapes[1]))
+    for keep in (0, 25):
+        with pytest.raises(ValueError, match=f"cannot keep {keep} of the 24 places"):
+            masking.keep_tube(jax.random.key(0), grid_tokens(1), GRID, keep)
+    with pytest.raises(ValueError, match="cannot keep 5 of the 4 places of a cell"):
+        masking.keep_cell(jax.random.key(0), grid_tokens(1), GRID, 5)
