@@ -1,31 +1,89 @@
-"""Scaled dot-product attention: a plain reference, the fused one of jax.nn, and `attend`, the only switch between them.
+"""Scaled dot-product attention: a plain reference, faster ones of the same signature, and `attend`, which picks.
 
-Masks are boolean and True where a query may attend. A query that may attend to no key at all gets zeros, so that rows
-of pure padding stay finite under every implementation.
+Masks are boolean and True where a query may attend; a bias is added to the logits. A query that may attend to no key at
+all gets zeros, so that rows of pure padding stay finite under every implementation.
+
+reference: all in float32, all weights in memory. fused: the kernel of jax.nn, cuDNN's flash attention where it serves.
+chunked: any device, memory linear in the tokens, some more arithmetic. splash: TPU's flash attention.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
-IMPLEMENTATIONS = ("auto", "fused", "reference")
+from vidlang.core.sharding import active_mesh, partition_spec
+from vidlang.ops.online_softmax import Piece, Source, online_attention
+
+IMPLEMENTATIONS = ("auto", "fused", "reference", "chunked", "splash")
+# Keys that chunked attention works on at once.
+CHUNK = 256
 
 
 def dense_attention(
-    q_BNAK: jax.Array, k_BSAK: jax.Array, v_BSAK: jax.Array, mask_BANS: jax.Array | None = None
+    q_BNAK: jax.Array,
+    k_BSAK: jax.Array,
+    v_BSAK: jax.Array,
+    mask_BANS: jax.Array | None = None,
+    bias_BANS: jax.Array | None = None,
 ) -> jax.Array:
     """The reference: everything in float32, all weights in memory at once; returns q's dtype."""
     q_BNAK, dtype = q_BNAK.astype(jnp.float32), q_BNAK.dtype
     logits_BANS = jnp.einsum("BNAK,BSAK->BANS", q_BNAK, k_BSAK.astype(jnp.float32))
     logits_BANS = logits_BANS * q_BNAK.shape[-1] ** -0.5
+    if bias_BANS is not None:
+        logits_BANS = logits_BANS + bias_BANS.astype(jnp.float32)
     if mask_BANS is not None:
         logits_BANS = jnp.where(mask_BANS, logits_BANS, jnp.finfo(jnp.float32).min)
     weights_BANS = jax.nn.softmax(logits_BANS, axis=-1)
     o_BNAK = jnp.einsum("BANS,BSAK->BNAK", weights_BANS, v_BSAK.astype(jnp.float32))
     return _zero_without_keys(o_BNAK, mask_BANS).astype(dtype)
+
+
+def chunked_attention(
+    q_BNAK: jax.Array,
+    k_BSAK: jax.Array,
+    v_BSAK: jax.Array,
+    mask_BANS: jax.Array | None = None,
+    bias_BANS: jax.Array | None = None,
+    *,
+    causal: bool = False,
+    chunk: int = CHUNK,
+) -> jax.Array:
+    """Dense attention to `chunk` keys after another; weights are never kept, the backward pass computes them again."""
+    keys, queries = k_BSAK.shape[1], q_BNAK.shape[1]
+    chunk = min(chunk, keys)
+    chunks = -(-keys // chunk)
+
+    def split(x_BASx: jax.Array) -> jax.Array:
+        """[B, A, S, x] -> [chunks, B, A, chunk, x]"""
+        x_BASx = jnp.pad(x_BASx, ((0, 0), (0, 0), (0, chunks * chunk - keys), (0, 0)))
+        return jnp.moveaxis(x_BASx.reshape(*x_BASx.shape[:2], chunks, chunk, -1), 2, 0)
+
+    def turn_and_split(x_BANS: jax.Array | None) -> jax.Array | None:
+        return None if x_BANS is None else split(x_BANS.swapaxes(2, 3))
+
+    def piece(source: Source) -> Piece:
+        k_BACK, v_BACK, bias_BACN = source.own
+        mask_BACN, start = source.data
+        place_C = start + jnp.arange(chunk)
+        seen_NC = jnp.broadcast_to((place_C < keys)[None], (1, chunk))
+        if causal:
+            seen_NC = seen_NC & (place_C[None] <= jnp.arange(queries)[:, None])
+        mask_BANC = None if chunks * chunk == keys and not causal else seen_NC[None, None]
+        if mask_BACN is not None:
+            given_BANC = mask_BACN.swapaxes(-1, -2)
+            mask_BANC = given_BANC if mask_BANC is None else given_BANC & mask_BANC
+        return Piece(k_BACK, v_BACK, None if bias_BACN is None else bias_BACN.swapaxes(-1, -2), mask_BANC)
+
+    own = (split(k_BSAK.swapaxes(1, 2)), split(v_BSAK.swapaxes(1, 2)), turn_and_split(bias_BANS))
+    source = Source(own=own, data=(turn_and_split(mask_BANS), jnp.arange(chunks) * chunk))
+    return online_attention((piece,), q_BNAK.swapaxes(1, 2), (source,)).swapaxes(1, 2)
 
 
 def attend(
@@ -34,23 +92,37 @@ def attend(
     v_BSAK: jax.Array,
     *,
     mask_BANS: jax.Array | None = None,
+    bias_BANS: jax.Array | None = None,
     causal: bool = False,
     implementation: str = "auto",
 ) -> jax.Array:
-    """Attention by the named implementation; "auto" takes the fused one, which serves whatever is valid here.
+    """Attention by the named implementation; "auto" takes what is fastest here among those that serve.
 
-    `mask_BANS` may have size 1 along B, A and N. `causal` lets token n see the tokens 0..n only.
+    `mask_BANS` and `bias_BANS` may have size 1 along B, A and N. `causal` lets token n see the tokens 0..n only.
     """
-    _check(q_BNAK, k_BSAK, v_BSAK, mask_BANS, causal, implementation)
-    if mask_BANS is not None and causal:
-        mask_BANS, causal = mask_BANS & _causal_mask(q_BNAK.shape[1]), False
+    _check(q_BNAK, k_BSAK, v_BSAK, mask_BANS, bias_BANS, causal, implementation)
+    platform, plain = jax.default_backend(), mask_BANS is None and bias_BANS is None
+    splash = splash_refusal(platform, plain=plain and not causal, square=q_BNAK.shape == k_BSAK.shape)
+    if implementation == "splash" and splash:
+        raise ValueError(splash)
+    backend = fused_backend(platform, q_BNAK.dtype, head_size=q_BNAK.shape[-1], masked=not plain)
+    if implementation == "auto":
+        implementation = "fused" if splash else "splash"
+        note_choice("dense attention", f"fused ({backend})" if splash else "splash")
+    if implementation == "splash":
+        from vidlang.ops.splash import splash_dense
+
+        return on_local_heads(splash_dense, q_BNAK, k_BSAK, v_BSAK)
+    if implementation == "chunked":
+        return chunked_attention(q_BNAK, k_BSAK, v_BSAK, mask_BANS, bias_BANS, causal=causal)
+    if causal and (mask_BANS is not None or implementation == "reference"):
+        order_BANS, causal = _causal_mask(q_BNAK.shape[1]), False
+        mask_BANS = order_BANS if mask_BANS is None else mask_BANS & order_BANS
     if implementation == "reference":
-        return dense_attention(q_BNAK, k_BSAK, v_BSAK, _causal_mask(q_BNAK.shape[1]) if causal else mask_BANS)
-    backend = fused_backend(
-        jax.default_backend(), q_BNAK.dtype, head_size=q_BNAK.shape[-1], masked=mask_BANS is not None
-    )
+        return dense_attention(q_BNAK, k_BSAK, v_BSAK, mask_BANS, bias_BANS)
+    bias_BANS = None if bias_BANS is None else bias_BANS.astype(jnp.float32)
     o_BNAK = jax.nn.dot_product_attention(
-        q_BNAK, k_BSAK, v_BSAK, mask=mask_BANS, is_causal=causal, implementation=backend
+        q_BNAK, k_BSAK, v_BSAK, bias_BANS, mask_BANS, is_causal=causal, implementation=backend
     )
     return _zero_without_keys(o_BNAK, mask_BANS)
 
@@ -59,11 +131,56 @@ def fused_backend(platform: str, dtype: jnp.dtype, *, head_size: int, masked: bo
     """Which kernel jax.nn shall use: cuDNN's flash attention where it serves, else the one XLA compiles.
 
     cuDNN takes half precision and head sizes that are multiples of 8 up to 128. It would turn a mask into a bias, which
-    it refuses to differentiate for odd token counts, so masked attention (short text) goes to XLA.
+    it refuses to differentiate for odd token counts, so attention with a mask or a bias (`masked`) goes to XLA.
     """
     half = dtype in (jnp.bfloat16, jnp.float16)
     fits = head_size % 8 == 0 and head_size <= 128
     return "cudnn" if platform == "gpu" and half and fits and not masked else "xla"
+
+
+def splash_refusal(platform: str, *, plain: bool, square: bool) -> str | None:
+    """Why splash attention cannot serve here, or None: it is for TPUs, all tokens to all tokens."""
+    if platform != "tpu":
+        return f"splash attention runs on TPUs and this is a {platform}; 'chunked' needs as little memory anywhere"
+    if not plain or not square:
+        return (
+            "splash attention serves all tokens to all tokens, without mask, order or bias; take 'fused' or 'chunked'"
+        )
+    return None
+
+
+def cls_scores(q_BAK: jax.Array, k_BNAK: jax.Array) -> jax.Array:
+    """How much one query (cls) attends to each key, as the mean over heads; float32 [B, N], rows sum to 1.
+
+    This is what token pruning ranks by. The keys should be all that the query attended to, itself included.
+    """
+    if q_BAK.ndim != 3 or k_BNAK.ndim != 4 or q_BAK.shape != k_BNAK[:, 0].shape:
+        raise ValueError(f"cls_scores takes q [B, A, K] and k [B, N, A, K]; found q {q_BAK.shape}, k {k_BNAK.shape}")
+    logits_BAN = jnp.einsum("BAK,BNAK->BAN", q_BAK, k_BNAK, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits_BAN * q_BAK.shape[-1] ** -0.5, axis=-1).mean(axis=1)
+
+
+@functools.cache
+def note_choice(what: str, choice: str) -> None:
+    """Logs which implementation "auto" took, once for each distinct answer of the process."""
+    logging.info("%s: %s", what, choice)
+
+
+def on_local_heads(
+    kernel: Callable[..., jax.Array], q_BNAK: jax.Array, k_BNAK: jax.Array, v_BNAK: jax.Array, *rest: Any
+) -> jax.Array:
+    """Runs a hand-written kernel on each device's own rows and heads, since the compiler cannot split it.
+
+    Every device needs all tokens of its rows; those of the mesh axis "context" repeat the same work. `rest` is whole
+    on every device.
+    """
+    mesh = active_mesh()
+    if mesh is None or mesh.manual_axes:
+        return kernel(q_BNAK, k_BNAK, v_BNAK, *rest)
+    own, whole = partition_spec(("batch", None, "act_heads", None)), partition_spec(())
+    # Kernels do not say over which mesh axes their outputs vary, so that cannot be checked.
+    local = jax.shard_map(kernel, in_specs=(own, own, own, *[whole] * len(rest)), out_specs=own, check_vma=False)
+    return local(q_BNAK, k_BNAK, v_BNAK, *rest)
 
 
 def _causal_mask(tokens: int) -> jax.Array:
@@ -82,6 +199,7 @@ def _check(
     k_BSAK: jax.Array,
     v_BSAK: jax.Array,
     mask_BANS: jax.Array | None,
+    bias_BANS: jax.Array | None,
     causal: bool,
     implementation: str,
 ) -> None:
@@ -99,13 +217,11 @@ def _check(
         raise ValueError(f"q, k and v must share one floating dtype; found {', '.join(sorted(dtypes))}")
     if causal and queries != keys:
         raise ValueError(f"causal attention needs as many queries as keys; found {queries} and {keys}")
-    if mask_BANS is None:
-        return
     full = (batch, heads, queries, keys)
-    fits = mask_BANS.ndim == 4 and mask_BANS.shape[-1] == keys
-    fits = fits and all(m in (1, n) for m, n in zip(mask_BANS.shape, full, strict=True))
-    if mask_BANS.dtype != jnp.bool_ or not fits:
-        raise ValueError(
-            f"an attention mask is boolean, {full} or 1 along its first three axes; "
-            f"found {mask_BANS.dtype} {mask_BANS.shape}"
-        )
+    for x, what, kind in ((mask_BANS, "mask is boolean", jnp.bool_), (bias_BANS, "bias is floating", jnp.floating)):
+        if x is None:
+            continue
+        fits = x.ndim == 4 and x.shape[-1] == keys
+        fits = fits and all(m in (1, n) for m, n in zip(x.shape, full, strict=True))
+        if not jnp.issubdtype(x.dtype, kind) or not fits:
+            raise ValueError(f"an attention {what}, {full} or 1 along its first three axes; found {x.dtype} {x.shape}")
