@@ -53,8 +53,8 @@ def by_convolution(model: Model, params: Any, kept_BM: np.ndarray) -> tuple[np.n
     if model.pool == "cls":
         x = np.concatenate([np.tile(p["cls"], (3, 1, 1)), x], axis=1)
     spec = TransformerSpec(**TRANSFORMER)
-    y = jax.jit(Stack(spec).apply)({"params": p["stack"]}, jnp.asarray(x, jnp.float32))
-    y = np.asarray(LayerNorm(jnp.float32).apply({"params": p["norm"]}, y))
+    y = jax.jit(Stack(spec).apply)({"params": p["stack"]}, jnp.asarray(x, jnp.float32)).x_BMD
+    y = np.asarray(LayerNorm(16, jnp.float32).apply({"params": p["norm"]}, y))
     return (y[:, 1:], y[:, 0]) if model.pool == "cls" else (y, y.mean(1))
 
 

@@ -12,7 +12,7 @@ HEADS, WIDTH = 4, 16
 
 def test_equals_attention_written_out() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, WIDTH)), jnp.float32)
-    module = SelfAttention(HEADS, jnp.float32, causal=False, implementation="auto")
+    module = SelfAttention(WIDTH, HEADS, jnp.float32, causal=False, implementation="auto")
     boxed = module.init(jax.random.key(0), x)["params"]
     assert {name: boxed[name]["kernel"].names for name in boxed} == {
         **dict.fromkeys(("query", "key", "value"), ("embed", "heads", "head_dim")),
@@ -31,5 +31,5 @@ def test_equals_attention_written_out() -> None:
         weights = np.exp(logits - logits.max(-1, keepdims=True))
         expected += weights / weights.sum(-1, keepdims=True) @ v @ p["out"]["kernel"][head]
     params32 = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-    found = module.apply({"params": params32}, x, jnp.asarray(mask)[:, None, None])
+    found, _ = module.apply({"params": params32}, x, jnp.asarray(mask)[:, None, None])
     np.testing.assert_allclose(found, expected, atol=2e-5)

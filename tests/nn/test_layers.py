@@ -50,7 +50,7 @@ def test_linear_without_bias_in_half_precision_keeps_float32_parameters() -> Non
 def test_layer_norm_equals_float64_even_far_from_zero() -> None:
     # In half precision the mean of these would swallow their differences.
     x = (100 + normal(3, 64)).astype(jnp.bfloat16)
-    layer = LayerNorm(jnp.bfloat16)
+    layer = LayerNorm(64, jnp.bfloat16)
     params = {"scale": 1 + 0.1 * normal(64), "bias": normal(64)}
     wide = np.asarray(x, np.float64)
     centred = wide - wide.mean(-1, keepdims=True)
@@ -59,12 +59,12 @@ def test_layer_norm_equals_float64_even_far_from_zero() -> None:
     y = layer.apply({"params": params}, x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=2**-7, atol=2**-7)
-    exact = LayerNorm(jnp.float32).apply({"params": params}, x)
+    exact = LayerNorm(64, jnp.float32).apply({"params": params}, x)
     np.testing.assert_allclose(exact, expected, atol=1e-4)
 
 
 def test_layer_norm_starts_as_plain_normalisation() -> None:
-    params = nn.unbox(LayerNorm(jnp.float32).init(jax.random.key(0), normal(1, 8)))["params"]
+    params = nn.unbox(LayerNorm(8, jnp.float32).init(jax.random.key(0), normal(1, 8)))["params"]
     np.testing.assert_array_equal(params["scale"], np.ones(8))
     np.testing.assert_array_equal(params["bias"], np.zeros(8))
 

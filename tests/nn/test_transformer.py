@@ -35,7 +35,7 @@ def params() -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(spec: TransformerSpec, params: Any, x_BND: jax.Array, mask_BANS: jax.Array | None = MASK) -> jax.Array:
-    return Stack(spec).apply({"params": params}, x_BND, mask_BANS)
+    return Stack(spec).apply({"params": params}, x_BND, mask_BANS).x_BMD
 
 
 def value_and_gradients(spec: TransformerSpec) -> Any:
@@ -132,13 +132,13 @@ def test_block_is_pre_norm_with_exact_gelu(params: Any) -> None:
     h = h * (1 + erf(h / np.sqrt(2))) / 2
     x = x + h @ p["mlp_out"]["kernel"] + p["mlp_out"]["bias"]
     first = jax.tree.map(lambda leaf: leaf[0], params["layers"])
-    np.testing.assert_allclose(jax.jit(Block(SPEC).apply)({"params": first}, X)[0], x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(Block(SPEC).apply)({"params": first}, X)[0][0], x, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_run_in_order(params: Any) -> None:
     x, block = X, jax.jit(Block(SPEC).apply)
     for index in range(SPEC.layers):
-        x = block({"params": jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"])}, x, MASK)
+        x = block({"params": jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"])}, x, MASK)[0]
     np.testing.assert_allclose(run(SPEC, params, X), x, rtol=1e-5, atol=1e-5)
 
 

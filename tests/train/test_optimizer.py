@@ -151,3 +151,25 @@ def test_no_decay_replaces_the_default_rule(params):
 def test_a_mistake_in_the_options_is_an_error(params, options, message):
     with pytest.raises(ValueError, match=message):
         make(params, **options)
+
+
+def test_frozen_rows_are_left_alone_and_the_others_are_as_ever(params):
+    """Rows that the model freezes have no moments; what is left is updated as an array of its own would be."""
+    one = make(params, weight_decay=0.1, clip_norm=None, freeze_rows={"mlp/kernel": 3, "^head/": None})
+    both = make(params, weight_decay=0.1, clip_norm=None)
+    gradients = [noise(params, seed) for seed in range(3)]
+    (found, state), (expected, _) = run(one, params, gradients), run(both, params, gradients)
+    kernel = found["tower"]["mlp"]["kernel"]
+    np.testing.assert_array_equal(kernel[:3], params["tower"]["mlp"]["kernel"][:3])
+    np.testing.assert_allclose(kernel[3:], expected["tower"]["mlp"]["kernel"][3:], rtol=1e-6)
+    np.testing.assert_array_equal(found["head"]["kernel"], params["head"]["kernel"])
+    np.testing.assert_allclose(found["tower"]["norm"]["scale"], expected["tower"]["norm"]["scale"], rtol=1e-6)
+    sizes = {name: leaf.shape for name, leaf in flatten_paths(state[0].mu).items() if leaf is not None}
+    assert sizes["tower/mlp/kernel"] == (1, 3) and "head/kernel" not in sizes
+
+
+def test_all_rows_frozen_is_frozen(params):
+    optimizer = make(params, freeze_rows={"mlp/kernel": 4})
+    assert optimizer.split(params)[0]["tower"]["mlp"]["kernel"] is None
+    with pytest.raises(ValueError, match="what the model freezes: 'stack/' matches no parameter"):
+        make(params, freeze_rows={"stack/": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from vidlang.core.sharding import constrain
 from vidlang.models import text as text_model
 from vidlang.models import video as video_model
 from vidlang.nn.layers import Linear
+from vidlang.nn.transformer import TransformerSpec
 from vidlang.ops.dials import OFF, Dials
 
 
@@ -46,6 +48,23 @@ class Model(nn.Module):
     def vocab(self) -> int:
         """Token ids that the text tower knows."""
         return int(self.text["vocab"])
+
+    @property
+    def video_spec(self) -> TransformerSpec:
+        """The stack that the dials act on."""
+        return call(TransformerSpec, self.video["transformer"], what="model.video.transformer")
+
+    @property
+    def frozen(self) -> dict[str, int | None]:
+        """What of the video tower is frozen, as the tower says it."""
+        return {
+            pattern.replace("^", "^video_encoder/"): rows
+            for pattern, rows in call(video_model.Model, self.video, what="model.video").frozen.items()
+        }
+
+    def at(self, widths: Any) -> Model:
+        """The model whose video tower is this one's at these widths; `nn.slicing` cuts its parameters out."""
+        return self.clone(video={**self.video, "transformer": dataclasses.asdict(self.video_spec.cut(widths))})
 
     def setup(self) -> None:
         self.video_encoder = call(video_model.Model, self.video, what="model.video")

@@ -59,7 +59,7 @@ class Model(nn.Module):
         self.spec = spec
         self.words = Embed(self.vocab, spec.width, spec.compute_dtype, self.table_std)
         self.stack = Stack(spec)
-        self.norm = LayerNorm(spec.compute_dtype)
+        self.norm = LayerNorm(spec.width, spec.compute_dtype)
 
     @nn.compact
     def __call__(self, text_BL: jax.Array, *, train: bool, dials: Dials = OFF) -> Output:
@@ -77,7 +77,7 @@ class Model(nn.Module):
         )
         x_BLD = self.words(text_BL) + positions_LD[None, :length].astype(self.spec.compute_dtype)
         valid_BL = not_padding(text_BL)
-        x_BLD = self.stack(constrain(x_BLD, "batch", "tokens", "act_embed"), valid_BL[:, None, None, :])
+        x_BLD = self.stack(constrain(x_BLD, "batch", "tokens", "act_embed"), valid_BL[:, None, None, :]).x_BMD
         x_BLD = self.norm(x_BLD)
         return Output(x_BLD, constrain(_pool(x_BLD, valid_BL, self.pool), "batch", "act_embed"))
 

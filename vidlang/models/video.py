@@ -1,11 +1,13 @@
 """The video encoder: tubelets of a clip become tokens, and one transformer attends over all of space and time.
 
 Order of things: pixels are normalised on the device, each tubelet is embedded linearly, positions are added, the mask
-dial drops tokens, and only then does a cls token (if that is how the model pools) join in front: it is never masked.
+dial drops tokens, and only then does a cls token (if that is how the model pools) join in front: it is never masked. In
+the stack, layers run at the width that the dial says, attend along the edges that are drawn, and hand on what is kept.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,7 +21,7 @@ from vidlang.core.sharding import constrain
 from vidlang.nn.layers import PATCH_INIT, TABLE_STD, LayerNorm, Linear, table
 from vidlang.nn.transformer import Stack, TransformerSpec
 from vidlang.ops.dials import OFF, Dials
-from vidlang.ops.masking import keep_count, keep_random
+from vidlang.ops.masking import keep, keep_count
 from vidlang.ops.pixels import normalize
 from vidlang.ops.tubelets import Size3, patchify, space_time, token_grid
 
@@ -28,11 +30,16 @@ POOLS = ("mean", "cls")
 
 @flax.struct.dataclass
 class Output:
-    """Tokens after the last norm (without cls), the clip's one vector in float32, and which tokens were computed."""
+    """Tokens after the last norm (without cls), the clip's one vector in float32, and which tokens these are.
+
+    Static widths give tokens and vector of the last layer's width, drawn ones the full width with zeros beyond the
+    first `valid` channels.
+    """
 
     tokens_BMD: jax.Array
     pooled_BD: jax.Array
     kept_BM: jax.Array
+    valid: jax.Array | None = None
 
 
 class Model(nn.Module):
@@ -53,8 +60,26 @@ class Model(nn.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("video_BTHWC",)
 
+    @property
+    def video_spec(self) -> TransformerSpec:
+        """The stack that the dials act on."""
+        return call(TransformerSpec, self.transformer, what="video.transformer")
+
+    @property
+    def frozen(self) -> dict[str, int | None]:
+        """Paths of what gets no gradient, and how many of its first rows (None: all of it)."""
+        layers = self.video_spec.frozen_layers
+        if not layers:
+            return {}
+        before = ["patch", "temporal", "spatial", *(["cls"] if self.pool == "cls" else [])]
+        return {f"^({'|'.join(before)})(/|$)": None, "^stack/layers/": layers}
+
+    def at(self, widths: Any) -> Model:
+        """The smaller model that this one is at these widths; `nn.slicing` cuts its parameters out."""
+        return self.clone(transformer=dataclasses.asdict(self.video_spec.cut(widths)))
+
     def setup(self) -> None:
-        spec = call(TransformerSpec, self.transformer, what="video.transformer")
+        spec = self.video_spec
         if self.pool not in POOLS:
             raise ValueError(f"video.pool is {self.pool!r}; it is one of {', '.join(POOLS)}")
         if spec.causal:
@@ -63,26 +88,35 @@ class Model(nn.Module):
             raise ValueError(f"video.tubelet is {self.tubelet}; give (frames, height, width)")
         self.spec = spec
         self.stack = Stack(spec)
-        self.norm = LayerNorm(spec.compute_dtype)
+        self.norm = LayerNorm(spec.width, spec.compute_dtype)
 
     @nn.compact
     def __call__(self, video_BTHWC: jax.Array, *, train: bool, dials: Dials = OFF) -> Output:
-        del train  # nothing here differs in training: what is dropped is a dial
-        x_BND = self._embed(video_BTHWC)
-        x_BMD, kept_BM = self._drop(x_BND, dials.mask)
-        if self.pool == "cls":
+        has_cls = self.pool == "cls"
+        if dials.keep and not has_cls:
+            raise ValueError(
+                f"the dial keep ranks tokens by what the cls token attends to, and this model pools by {self.pool!r}; "
+                "set video.pool='cls', or leave keep off"
+            )
+        x_BND, grid = self._embed(video_BTHWC)
+        x_BMD, kept_BM = self._drop(x_BND, grid, dials)
+        if has_cls:
             cls_D = table(self, "cls", (self.spec.width,), ("embed",))
             cls_B1D = jnp.broadcast_to(cls_D.astype(x_BMD.dtype), (x_BMD.shape[0], 1, self.spec.width))
             x_BMD = jnp.concatenate([cls_B1D, x_BMD], axis=1)
-        x_BMD = self.norm(self.stack(constrain(x_BMD, "batch", "tokens", "act_embed")))
-        if self.pool == "cls":
+        x_BMD = constrain(x_BMD, "batch", "tokens", "act_embed")
+        stacked = self.stack(x_BMD, dials=dials, globals=int(has_cls), train=train)
+        x_BMD = self.norm(stacked.x_BMD, valid=stacked.valid)
+        if stacked.kept_BM is not None:
+            kept_BM = jnp.take_along_axis(kept_BM, stacked.kept_BM, axis=1)
+        if has_cls:
             pooled_BD, tokens_BMD = x_BMD[:, 0].astype(jnp.float32), x_BMD[:, 1:]
         else:
             pooled_BD, tokens_BMD = x_BMD.astype(jnp.float32).mean(axis=1), x_BMD
-        return Output(tokens_BMD, constrain(pooled_BD, "batch", "act_embed"), kept_BM)
+        return Output(tokens_BMD, constrain(pooled_BD, "batch", "act_embed"), kept_BM, stacked.valid)
 
-    def _embed(self, video_BTHWC: jax.Array) -> jax.Array:
-        """One embedded token with its position for every tubelet."""
+    def _embed(self, video_BTHWC: jax.Array) -> tuple[jax.Array, Size3]:
+        """(one embedded token with its position for every tubelet, how many there are along each axis)."""
         if video_BTHWC.ndim != 5:
             raise ValueError(f"a video batch is [B, T, H, W, C]; found shape {video_BTHWC.shape}")
         _, frames, height, width, channels = video_BTHWC.shape
@@ -96,7 +130,7 @@ class Model(nn.Module):
         names = ("patch",) * 4 + ("embed",)
         embed = Linear(patch_axes, (self.spec.width,), names, dtype, kernel_init=PATCH_INIT, name="patch")
         x_BND = embed(patchify(pixels_BTHWC, self.tubelet))
-        return x_BND + space_time(temporal_TD, spatial_ND).astype(dtype)[None]
+        return x_BND + space_time(temporal_TD, spatial_ND).astype(dtype)[None], grid
 
     def _positions(self, name: str, count: int, found: str) -> jax.Array:
         """The table of `count` positions; a clip of another size than the parameters' is an error."""
@@ -110,12 +144,11 @@ class Model(nn.Module):
                 )
         return table(self, name, (count, self.spec.width), ("position", "embed"), self.position_std)
 
-    def _drop(self, x_BND: jax.Array, mask: float) -> tuple[jax.Array, jax.Array]:
+    def _drop(self, x_BND: jax.Array, grid: Size3, dials: Dials) -> tuple[jax.Array, jax.Array]:
         """The tokens that the mask dial leaves, and their indices."""
         batch, total, _ = x_BND.shape
-        keep = keep_count(total, mask)
-        if keep == total:
+        if dials.mask == 0 or (dials.mask_kind == "random" and keep_count(total, dials.mask) == total):
             return x_BND, jnp.broadcast_to(jnp.arange(total), (batch, total))
         if not self.has_rng("mask"):
-            raise ValueError(f"the dial mask is {mask}, which draws tokens: call with rngs={{'mask': key}}")
-        return keep_random(self.make_rng("mask"), x_BND, keep)
+            raise ValueError(f"the dial mask is {dials.mask}, which draws tokens: call with rngs={{'mask': key}}")
+        return keep(self.make_rng("mask"), x_BND, grid, dials.mask, dials.mask_kind)

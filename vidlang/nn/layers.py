@@ -14,12 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from vidlang.core.sharding import constrain
+from vidlang.ops.widths import prefix
+
 # Matrices inside transformer blocks and heads; biases start at zero.
 KERNEL_INIT = nn.initializers.xavier_uniform()
 # Patch embedding: unit variance out for unit variance in.
 PATCH_INIT = nn.initializers.lecun_normal()
 # Standard deviation at the start of tables that are looked up or added: words, positions, the cls token.
 TABLE_STD = 0.02
+# Axes that a mesh may cut, which a narrow layer uses a part of.
+GROUPED = ("heads", "mlp")
 
 
 def parameter(
@@ -42,6 +47,9 @@ class Linear(nn.Module):
 
     `names` are the logical names of the kernel's axes: first those of the input that are summed over, whose sizes are
     `into`, then those of `out`. The input may hold the axes `into` flattened into one.
+
+    A narrower input meets the first entries of the kernel's axes, and `take` asks for as many of the output's: that is
+    a layer at another width. Axes of heads and hidden units are cut in each of `groups` parts alike.
     """
 
     into: tuple[int, ...]
@@ -50,9 +58,10 @@ class Linear(nn.Module):
     dtype: Any
     bias: bool = True
     kernel_init: Initializer = KERNEL_INIT
+    groups: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, take: tuple[int, ...] | None = None) -> jax.Array:
         fan_in, fan_out = math.prod(self.into), math.prod(self.out)
 
         def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
@@ -60,35 +69,63 @@ class Linear(nn.Module):
             return self.kernel_init(key, (fan_in, fan_out), dtype).reshape(shape)
 
         kernel = parameter(self, "kernel", init, self.into + self.out, self.names)
-        if x.shape[-len(self.into) :] != self.into:
-            kernel = kernel.reshape(fan_in, *self.out)
-        summed = kernel.ndim - len(self.out)
-        axes = tuple(range(x.ndim - summed, x.ndim)), tuple(range(summed))
+        count, out = len(self.into), take or self.out
+        given = x.shape[-count:]
+        if count > 1 and given != self.into and x.shape[-1] == fan_in:  # flattened
+            kernel, given = kernel.reshape(fan_in, *self.out), (fan_in,)
+        kernel = self._cut(kernel, self.names[-kernel.ndim :], given + out)
+        axes = tuple(range(x.ndim - len(given), x.ndim)), tuple(range(len(given)))
         y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (axes, ((), ())))
         if self.bias:
-            names = self.names[len(self.into) :]
-            offset = parameter(self, "bias", nn.initializers.zeros, self.out, names).astype(self.dtype)
+            offset = parameter(self, "bias", nn.initializers.zeros, self.out, self.names[count:])
+            offset = self._cut(offset, self.names[count:], out).astype(self.dtype)
             y = y + offset.reshape((1,) * (y.ndim - offset.ndim) + offset.shape)
         return y
 
+    def _cut(self, x: jax.Array, names: tuple[str, ...], sizes: tuple[int, ...]) -> jax.Array:
+        """The first entries of each axis; a whole one is left as it is."""
+        if x.shape == sizes:
+            return x
+        if len(sizes) != x.ndim or any(size > whole for size, whole in zip(sizes, x.shape, strict=True)):
+            raise ValueError(f"a parameter {names} of shape {x.shape} cannot serve the sizes {sizes}")
+        # Cutting an axis that lies on several devices would move its parts between them: it is gathered first, as it
+        # would be for any use. Heads and hidden units stay where they are, for each device has its groups of them.
+        x = constrain(x, *(name if name in GROUPED else None for name in names))
+        for axis, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            x = prefix(x, axis, size, self.groups if name in GROUPED else 1)
+        return x
+
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis with float32 statistics; returns `dtype`."""
+    """Layer normalisation over the last axis with float32 statistics; returns `dtype`.
 
+    A narrower input meets the first entries of scale and bias. An input that is zero beyond its first `valid` channels,
+    a number that need not be known before it runs, is normalised over those, and stays zero beyond.
+    """
+
+    width: int
     dtype: Any
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, valid: jax.Array | None = None) -> jax.Array:
+        scale = parameter(self, "scale", nn.initializers.ones, (self.width,), ("norm",))
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.width,), ("norm",))
         width = x.shape[-1]
-        scale = parameter(self, "scale", nn.initializers.ones, (width,), ("norm",))
-        bias = parameter(self, "bias", nn.initializers.zeros, (width,), ("norm",))
-        x = x.astype(jnp.float32)
-        x = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(x).mean(axis=-1, keepdims=True)
+        if width > self.width:
+            raise ValueError(f"a norm of {self.width} channels was given {width}")
         leading = (1,) * (x.ndim - 1)
-        y = x * jax.lax.rsqrt(variance + self.epsilon) * scale.reshape(*leading, width)
-        return (y + bias.reshape(*leading, width)).astype(self.dtype)
+        scale, bias = (leaf[:width].reshape(*leading, width) for leaf in (scale, bias))
+        x = x.astype(jnp.float32)
+        if valid is None:
+            x = x - x.mean(axis=-1, keepdims=True)
+            variance = jnp.square(x).mean(axis=-1, keepdims=True)
+            return (x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+        inside = (jnp.arange(width) < valid).reshape(*leading, width)
+        x = jnp.where(inside, x - x.sum(axis=-1, keepdims=True) / valid, 0.0)
+        variance = jnp.square(x).sum(axis=-1, keepdims=True) / valid
+        y = x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        return jnp.where(inside, y, 0.0).astype(self.dtype)
 
 
 class Embed(nn.Module):

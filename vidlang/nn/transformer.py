@@ -1,23 +1,31 @@
-"""A stack of pre-LN transformer blocks whose L layers are one stacked pytree [L, ...].
+"""A stack of pre-LN transformer blocks whose L layers are one stacked pytree [L, ...], whatever the dials say.
 
 The parameters are the same whether the layers run as one scanned loop (one compiled layer, whatever L) or unrolled,
-and whatever is kept or recomputed for the backward pass.
+and whatever is kept or recomputed for the backward pass. Where the dials change what all following layers work on, the
+number of tokens or the static width, one loop ends and the next begins over the layers that are left.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from vidlang.core.sharding import constrain
 from vidlang.nn.attention import SelfAttention
 from vidlang.nn.layers import LayerNorm, Linear
+from vidlang.ops import edges as graphs
 from vidlang.ops.attention import IMPLEMENTATIONS
+from vidlang.ops.dials import OFF, Dials
+from vidlang.ops.pruning import keep_best, kept_count
+from vidlang.ops.widths import DrawnWidths, WidthSampler, fit, schedule, share_width
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 # What the backward pass finds in memory: everything, the outputs of linear maps, or only each layer's input.
@@ -30,7 +38,11 @@ class TransformerSpec:
 
     dtype: what blocks compute in (parameters, softmax and norms stay float32). remat: "none" keeps every activation
     for the backward pass, "dots" the outputs of linear maps, "full" only the layers' inputs. scan: one compiled loop
-    instead of L copies of the layer. attention: "auto", "fused" or "reference".
+    instead of L copies of the layer. attention: one of `ops.attention.IMPLEMENTATIONS`. groups: heads and hidden units
+    lie in this many groups, of which a narrower layer takes the first of each; with as many groups as the mesh's axis
+    "tensor" has devices, narrow layers move nothing between these. frozen_layers: so many of the first layers, and all
+    that comes before them, get no gradient, and keep nothing for the backward pass. schedule: of a model that was cut
+    out of a wider one, the width of each layer (`width` is the widest).
     """
 
     layers: int
@@ -42,9 +54,12 @@ class TransformerSpec:
     scan: bool = True
     causal: bool = False
     attention: str = "auto"
+    groups: int = 1
+    frozen_layers: int = 0
+    schedule: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "mlp"):
+        for name in ("layers", "width", "heads", "mlp", "groups"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"transformer.{name} is {value!r}; it must be a positive integer")
@@ -52,6 +67,16 @@ class TransformerSpec:
             raise ValueError(
                 f"transformer.width {self.width} does not divide into {self.heads} heads; change one of them"
             )
+        for name in ("heads", "mlp"):
+            if getattr(self, name) % self.groups:
+                raise ValueError(
+                    f"transformer.{name} {getattr(self, name)} does not divide into {self.groups} groups; change one"
+                )
+        frozen = self.frozen_layers
+        if isinstance(frozen, bool) or not isinstance(frozen, int) or not 0 <= frozen <= self.layers:
+            raise ValueError(f"transformer.frozen_layers is {frozen!r}; it is a number from 0 to {self.layers}")
+        if self.schedule:
+            object.__setattr__(self, "schedule", self.widths(self.schedule))
         choices = {"dtype": tuple(DTYPES), "remat": REMAT, "attention": IMPLEMENTATIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -62,50 +87,253 @@ class TransformerSpec:
         """The jnp dtype that `dtype` names."""
         return DTYPES[self.dtype]
 
+    @property
+    def head_size(self) -> int:
+        """Channels of a head, at every width."""
+        return self.width // self.heads
+
+    def at(self, width: int, layers: int) -> TransformerSpec:
+        """A narrower stack of blocks like these."""
+        heads, mlp = self.heads * width // self.width, self.mlp * width // self.width
+        return dataclasses.replace(self, layers=layers, width=width, heads=heads, mlp=mlp, frozen_layers=0, schedule=())
+
+    def cut(self, widths: Any) -> TransformerSpec:
+        """The stack of a stand-alone model that is this one at these widths."""
+        found = self.widths(widths)
+        small = self.at(max(found), self.layers)
+        return small if len(set(found)) == 1 else dataclasses.replace(small, schedule=found)
+
+    def widths(self, widths: Any) -> tuple[int, ...]:
+        """The width of each layer, from a preset's name or one number a layer; checked against this stack."""
+        found = schedule(widths, layers=self.layers, width=self.width, head_size=self.head_size)
+        for d in found:
+            heads = d // self.head_size
+            if heads % self.groups or self.mlp * d % (self.width * self.groups):
+                raise ValueError(
+                    f"the width {d} has {heads} heads and {self.mlp * d / self.width:g} hidden units, which do not "
+                    f"divide into transformer.groups = {self.groups}; choose other widths or fewer groups"
+                )
+        return found
+
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with the exact GELU."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with the exact GELU; all at the width of its input."""
 
     spec: TransformerSpec
 
     @nn.compact
-    def __call__(self, x_BND: jax.Array, mask_BANS: jax.Array | None = None) -> jax.Array:
-        spec, dtype = self.spec, self.spec.compute_dtype
-        y_BND = LayerNorm(dtype, name="attention_norm")(x_BND)
-        attention = SelfAttention(spec.heads, dtype, spec.causal, spec.attention, name="attention")
-        x_BND = x_BND + attention(y_BND, mask_BANS)
-        y_BND = LayerNorm(dtype, name="mlp_norm")(x_BND)
-        h_BNF = Linear((spec.width,), (spec.mlp,), ("embed", "mlp"), dtype, name="mlp_in")(y_BND)
+    def __call__(
+        self, x_BND: jax.Array, mask_BANS: jax.Array | None = None, **options: Any
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """(tokens, how much cls attends to each, if `options` of SelfAttention ask for that)."""
+        spec, dtype, width = self.spec, self.spec.compute_dtype, x_BND.shape[-1]
+        y_BND = LayerNorm(spec.width, dtype, name="attention_norm")(x_BND)
+        attention = SelfAttention(
+            spec.width, spec.heads, dtype, spec.causal, spec.attention, spec.groups, name="attention"
+        )
+        y_BND, score_BN = attention(y_BND, mask_BANS, **options)
+        x_BND = x_BND + y_BND
+        y_BND = LayerNorm(spec.width, dtype, name="mlp_norm")(x_BND)
+        grow = Linear((spec.width,), (spec.mlp,), ("embed", "mlp"), dtype, groups=spec.groups, name="mlp_in")
+        h_BNF = grow(y_BND, take=(spec.mlp * width // spec.width,))
         h_BNF = nn.gelu(constrain(h_BNF, "batch", "tokens", "act_mlp"), approximate=False)
-        y_BND = Linear((spec.mlp,), (spec.width,), ("mlp", "embed"), dtype, name="mlp_out")(h_BNF)
-        return x_BND + constrain(y_BND, "batch", "tokens", "act_embed")
+        shrink = Linear((spec.mlp,), (spec.width,), ("mlp", "embed"), dtype, groups=spec.groups, name="mlp_out")
+        y_BND = shrink(h_BNF, take=(width,))
+        return x_BND + constrain(y_BND, "batch", "tokens", "act_embed"), score_BN
+
+
+@flax.struct.dataclass
+class Stacked:
+    """What a stack gives. Under static widths, tokens have that of the last layer.
+
+    kept_BM: which tokens are left, numbered from the first that is not global; None where none was pruned. valid: under
+    a drawn schedule, how many channels the last layer had; those beyond are zero.
+    """
+
+    x_BMD: jax.Array
+    kept_BM: jax.Array | None = None
+    valid: jax.Array | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Layers start .. stop - 1, which run as one loop; `keep` is the share of the tokens that goes on after them."""
+
+    start: int
+    stop: int
+    width: int
+    keep: float | None
+
+
+def plan(spec: TransformerSpec, widths: tuple[int, ...], keep: tuple[tuple[int, float], ...]) -> list[Segment]:
+    """The loops that the dials cut a stack into."""
+    rates = dict(keep)
+    for layer in rates:
+        if layer >= spec.layers:
+            raise ValueError(f"the dial keep prunes after layer {layer}; the layers are 0 to {spec.layers - 1}")
+    ends = {spec.layers, spec.frozen_layers, *(layer + 1 for layer in rates)} - {0}
+    ends |= {layer for layer in range(1, spec.layers) if widths[layer] != widths[layer - 1]}
+    bounds = itertools.pairwise([0, *sorted(ends)])
+    return [Segment(start, stop, widths[start], rates.get(stop - 1)) for start, stop in bounds]
 
 
 class Stack(nn.Module):
-    """L blocks after one another; their parameters are one tree "layers" with a leading axis of that name."""
+    """L blocks after one another; their parameters are one tree "layers" with a leading axis of that name.
+
+    Of a model with a schedule, each run of layers of one width has its own tree, "layers_0" and so on.
+    """
 
     spec: TransformerSpec
 
     @nn.compact
-    def __call__(self, x_BND: jax.Array, mask_BANS: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x_BND: jax.Array,
+        mask_BANS: jax.Array | None = None,
+        *,
+        dials: Dials = OFF,
+        globals: int = 0,
+        train: bool = False,
+    ) -> Stacked:
+        """`globals` tokens in front are cls: they are never pruned, and see and are seen whatever the edges."""
         spec = self.spec
         if x_BND.shape[-1] != spec.width:
             raise ValueError(f"tokens have width {x_BND.shape[-1]}; transformer.width is {spec.width}")
-        # No parent: the block is a pure function of its slice of the parameters, not a submodule.
-        block = Block(spec, parent=None)
-        stacked = self.param("layers", _init_layers, block, x_BND.shape)
+        drawn, widths = self._widths(dials, train)
+        run = Runner(spec, mask_BANS, dials, globals, self._edge_key(dials, train), drawn)
+        # No parent: a block is a pure function of its slice of the parameters, not a submodule.
+        blocks = {start: Block(spec.at(width, layers), parent=None) for start, layers, width in _runs(spec)}
+        trees = {start: self._declare(block, start, x_BND) for start, block in blocks.items()}
+        stacked = Stacked(x_BND.astype(spec.compute_dtype))
+        for segment in plan(spec, widths, dials.keep):
+            first = max(start for start in trees if start <= segment.start)
+            rows = slice(segment.start - first, segment.stop - first)
+            params = jax.tree.map(lambda leaf, rows=rows: leaf[rows], trees[first])
+            stacked = run(blocks[first], params, stacked, segment)
+        if drawn is None:
+            return stacked
+        widths_W = jnp.asarray(
+            [share_width(share, width=spec.width, head_size=spec.head_size) for share in drawn.shares]
+        )
+        return Stacked(stacked.x_BMD, stacked.kept_BM, valid=widths_W[drawn.index_L[-1]])
 
-        def layer(x_BND: jax.Array, params: Any) -> jax.Array:
-            y_BND: Any = block.apply({"params": params}, x_BND, mask_BANS)
-            return y_BND
+    def _declare(self, block: Block, start: int, x_BND: jax.Array) -> Any:
+        """The stacked parameters of a run of layers."""
+        name = f"layers_{start}" if self.spec.schedule else "layers"
+        return self.param(name, _init_layers, block, (*x_BND.shape[:-1], block.spec.width))
 
-        run = _checkpointed(layer, spec)
-        x_BND = x_BND.astype(spec.compute_dtype)
-        if spec.scan:
-            return jax.lax.scan(lambda x_BND, params: (run(x_BND, params), None), x_BND, stacked)[0]
-        for index in range(spec.layers):
-            x_BND = run(x_BND, jax.tree.map(lambda leaf, index=index: leaf[index], stacked))
-        return x_BND
+    def _widths(self, dials: Dials, train: bool) -> tuple[DrawnWidths | None, tuple[int, ...]]:
+        """(the schedule as data, where it is that; the static width of each layer)."""
+        spec, widths = self.spec, dials.widths
+        full = spec.schedule or (spec.width,) * spec.layers
+        if spec.schedule and widths is not None:
+            raise ValueError("this model was cut out at a schedule of widths; it has no dial widths any more")
+        if isinstance(widths, WidthSampler):
+            if not train:
+                return None, full
+            if not self.has_rng("widths"):
+                raise ValueError("the dial widths draws a schedule: call with rngs={'widths': key}")
+            widths = widths(self.make_rng("widths"), spec.layers)
+        if isinstance(widths, DrawnWidths):
+            if widths.index_L.shape != (spec.layers,):
+                raise ValueError(
+                    f"a drawn schedule has one index a layer, {spec.layers}; found the shape {widths.index_L.shape}"
+                )
+            return widths, full
+        return None, full if widths is None else spec.widths(widths)
+
+    def _edge_key(self, dials: Dials, train: bool) -> jax.Array | None:
+        """Where graphs are drawn from: anew in each step, or always the same."""
+        if dials.edges is None:
+            return None
+        if dials.edges.redraw == "never" or (dials.edges.redraw == "train" and not train):
+            return jax.random.key(0)
+        if not self.has_rng("edges"):
+            raise ValueError("the dial edges draws a graph: call with rngs={'edges': key}")
+        return self.make_rng("edges")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs segments of a stack, all with the same dials."""
+
+    spec: TransformerSpec
+    mask_BANS: jax.Array | None
+    dials: Dials
+    globals: int
+    edge_key: jax.Array | None
+    drawn: DrawnWidths | None
+
+    def __call__(self, block: Block, params: Any, before: Stacked, segment: Segment) -> Stacked:
+        x_BND = fit(before.x_BMD, segment.width)
+        frozen = segment.stop <= self.spec.frozen_layers
+        if frozen:
+            x_BND, params = jax.lax.stop_gradient((x_BND, params))
+        tokens = x_BND.shape[1] - self.globals
+        score_BN = None if segment.keep is None else jnp.zeros((x_BND.shape[0], tokens), jnp.float32)
+        layer = _checkpointed(self._layer(block, tokens), self.spec)
+        numbers = jnp.arange(segment.start, segment.stop)
+        index_L = numbers if self.drawn is None else self.drawn.index_L[segment.start : segment.stop]
+        xs = params, numbers, index_L
+
+        def step(carry: Any, xs: Any) -> tuple[Any, None]:
+            return layer(carry, xs), None
+
+        carry: Any = (x_BND, score_BN)
+        if self.spec.scan:
+            carry, _ = jax.lax.scan(step, carry, xs)
+        else:
+            for i in range(segment.stop - segment.start):
+                carry = layer(carry, jax.tree.map(lambda leaf, i=i: leaf[i], xs))
+        x_BND, score_BN = carry
+        if segment.keep is None:
+            return Stacked(x_BND, before.kept_BM)
+        x_BND, kept_BM = keep_best(x_BND, score_BN, kept_count(tokens, segment.keep), globals=self.globals)
+        if before.kept_BM is not None:
+            kept_BM = jnp.take_along_axis(before.kept_BM, kept_BM, axis=1)
+        return Stacked(x_BND, kept_BM)
+
+    def _layer(self, block: Block, tokens: int) -> Callable[..., Any]:
+        """The function (tokens, scores), (its parameters, its number, the index of its width) -> tokens, scores."""
+        spec, edges, edge_key, drawn = self.spec, self.dials.edges, self.edge_key, self.drawn
+
+        def layer(carry: Any, xs: Any) -> Any:
+            (x_BND, score_BN), (params, number, index) = carry, xs
+            graph = None
+            if edges is not None and edge_key is not None:
+                graph = graphs.draw(edges, jax.random.fold_in(edge_key, number), tokens)
+
+            def at(width: int) -> Callable[..., Any]:
+                def apply(params: Any, x_BND: jax.Array) -> Any:
+                    found: Any = block.apply(
+                        {"params": params},
+                        fit(x_BND, width),
+                        self.mask_BANS,
+                        graph=graph,
+                        globals=self.globals,
+                        score=score_BN is not None,
+                    )
+                    return fit(found[0], x_BND.shape[-1]), found[1]
+
+                return apply
+
+            if drawn is None:
+                return at(x_BND.shape[-1])(params, x_BND)
+            branches = [at(share_width(share, width=spec.width, head_size=spec.head_size)) for share in drawn.shares]
+            return jax.lax.switch(index, branches, params, x_BND)
+
+        return layer
+
+
+def _runs(spec: TransformerSpec) -> list[tuple[int, int, int]]:
+    """(first layer, number, width) of the runs of layers whose parameters have one shape."""
+    if not spec.schedule:
+        return [(0, spec.layers, spec.width)]
+    found, start = [], 0
+    for width, run in itertools.groupby(spec.schedule):
+        found.append((start, layers := len(list(run)), width))
+        start += layers
+    return found
 
 
 def _init_layers(key: jax.Array, block: Block, shape_BND: tuple[int, ...]) -> Any:

@@ -57,7 +57,7 @@ def embed_evaluation(workdir: str | Path, prefix: str = "val", *, queries: Seque
         raise ValueError(f"{workdir} has no evaluation {prefix!r}; it has: {', '.join(by_prefix) or 'none'}")
     mesh = make_mesh({"data": -1})
     with use_mesh(mesh):
-        predict = Predict(model, mesh)
+        predict = Predict(model, mesh, dials=build.eval_dials(stage, by_prefix[prefix]))
         data = build.eval_data(stage, by_prefix[prefix], read_recipe(read_config(workdir)).runtime)
         video_NE, present_N = embed_clips(predict, data, params)
         rows = np.flatnonzero(present_N)

@@ -5,6 +5,7 @@ Nothing here decides anything; a section of the config names a file or a constru
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,6 +44,12 @@ def model(stage: Stage) -> nn.Module:
 def dials(stage: Stage) -> Dials:
     """How much of the encoder runs in training."""
     return call(Dials, stage.dials, what="dials")
+
+
+def eval_dials(stage: Stage, evaluation: Evaluation) -> Dials:
+    """The dials of an evaluation: the stage's without what only training does, and those that it names itself."""
+    own = call(Dials, evaluation.dials, what=f"dials of {evaluation.label}")
+    return dataclasses.replace(dials(stage).evaluation(), **{name: getattr(own, name) for name in evaluation.dials})
 
 
 def objective(stage: Stage) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -127,13 +134,15 @@ def check(stage: Stage) -> None:
     augmentation(stage)
     loss, options = objective(stage)
     check_keys(loss, options, what="objective", extra=("outputs", "batch"))
-    check_keys(make_optimizer, stage.optimizer, what="optimizer", extra=("params", "total_steps", "batch_size"))
+    supplied = ("params", "total_steps", "batch_size", "freeze_rows")
+    check_keys(make_optimizer, stage.optimizer, what="optimizer", extra=supplied)
     for evaluation in stage.evals:
         evaluator = load_module("evals", evaluation.name).Evaluator
         check_keys(evaluator, evaluation.options, what="options of an evaluation", extra=("predict", "data"))
         name, data = named(evaluation.data, "data of an evaluation")
         check_keys(load_module("datasets", name).load, data, what="data of an evaluation", extra=())
         eval_spec(stage, evaluation)
+        eval_dials(stage, evaluation)
     if stage.init_from:
         find_checkpoint(stage.init_from)
 

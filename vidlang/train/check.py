@@ -21,6 +21,7 @@ from vidlang.core.tree import merge
 from vidlang.data.crops import choose_crop
 from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec
+from vidlang.ops.dials import OFF, Dials, streams
 from vidlang.train import build, sources
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
@@ -142,10 +143,11 @@ def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: in
     for fields in shapes:
         _in_shapes(step, state, fields)
     for evaluation in stage.evals:
-        other = build.eval_spec(stage, evaluation)
-        if any(getattr(other, name) != getattr(specs[0], name) for name in ("frames", "size", "text_length")):
+        other, dials = build.eval_spec(stage, evaluation), build.eval_dials(stage, evaluation)
+        same = all(getattr(other, name) == getattr(specs[0], name) for name in ("frames", "size", "text_length"))
+        if not same or dials != OFF:
             with _named(evaluation.label):
-                _check_call(model, state.params, _eval_fields(stage.batch_size, other))
+                _check_call(model, state.params, _eval_fields(stage.batch_size, other), dials)
     return state.params
 
 
@@ -157,11 +159,12 @@ def _eval_fields(size: int, spec: ClipSpec) -> Fields:
     }
 
 
-def _check_call(model: nn.Module, params: Any, fields: Fields) -> None:
+def _check_call(model: nn.Module, params: Any, fields: Fields, dials: Dials) -> None:
     """Raises when the model, with the parameters it was made with, cannot take these clips."""
 
     def forward(params: Any, batch: Any) -> Any:
-        return model.apply({"params": params}, *pick_inputs(model, with_video(batch)), train=False)
+        inputs, rngs = pick_inputs(model, with_video(batch)), streams(jax.random.key(0))
+        return model.apply({"params": params}, *inputs, train=False, dials=dials, rngs=rngs)
 
     _in_shapes(forward, params, fields)
 

@@ -155,7 +155,8 @@ def build_optimizer(model: nn.Module, fields: Fields, stage: Stage, total: int) 
     """The optimizer of a stage of `total` steps."""
     params = abstract_params(model, fields)
     counts = {"total_steps": total, "batch_size": stage.batch_size}
-    return call(make_optimizer, stage.optimizer, what="optimizer", params=params, **counts)
+    own = getattr(model, "frozen", {})
+    return call(make_optimizer, stage.optimizer, what="optimizer", params=params, freeze_rows=own, **counts)
 
 
 def take_params(state: TrainState, path: str, allow: Sequence[str], mesh: Mesh) -> tuple[TrainState, str]:

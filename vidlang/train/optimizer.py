@@ -2,17 +2,20 @@
 
 Every rule is a list of regular expressions searched in paths like `video_encoder/stack/layers/mlp_in/kernel`; one that
 matches nothing is an error. Frozen parameters are taken out of the tree before it reaches the optimizer: they have no
-gradient, no moments and no update, so they stay bit for bit what they were.
+gradient, no moments and no update, so they stay bit for bit what they were. Where a model freezes its first layers,
+that holds for the first rows of the arrays that all its layers are stacked in.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,6 +29,7 @@ SCHEDULES = ("cosine", "constant")
 NO_DECAY = re.compile(r"(^|/)(bias|scale|log_scale|cls|positions|temporal|spatial)$")
 
 Schedule = Callable[[Any], jax.Array]
+NOTHING_MORE: Mapping[str, int | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,42 @@ class Optimizer:
 
     transform: optax.GradientTransformation
     schedule: Schedule
-    frozen: Any  # tree of bools with the structure of the parameters
+    frozen: Any  # with the structure of the parameters: a bool, or the number of first rows that are frozen
 
     def split(self, params: Any) -> tuple[Any, Any]:
         """(trained, frozen): two trees of the same form, each with None in the other's places."""
-        trained = jax.tree.map(lambda fixed, leaf: None if fixed else leaf, self.frozen, params)
-        frozen = jax.tree.map(lambda fixed, leaf: leaf if fixed else None, self.frozen, params)
-        return trained, frozen
+        return jax.tree.map(_trained_part, self.frozen, params), jax.tree.map(_frozen_part, self.frozen, params)
 
     def join(self, trained: Any, frozen: Any) -> Any:
         """The whole tree again."""
-        return jax.tree.map(lambda fixed, a, b: b if fixed else a, self.frozen, trained, frozen)
+
+        def whole(fixed: Any, one: Any, other: Any) -> Any:
+            if fixed is True or fixed is False:
+                return other if fixed else one
+            return jnp.concatenate([other, one])
+
+        return jax.tree.map(whole, self.frozen, trained, frozen)
+
+
+def _trained_part(fixed: Any, leaf: Any) -> Any:
+    if fixed is True or fixed is False:
+        return None if fixed else leaf
+    return _rows(leaf, slice(fixed, None))
+
+
+def _frozen_part(fixed: Any, leaf: Any) -> Any:
+    if fixed is True or fixed is False:
+        return leaf if fixed else None
+    return _rows(leaf, slice(fixed))
+
+
+def _trained_rule(fixed: Any, rule: Any) -> Any:
+    return None if fixed is True else rule
+
+
+def _rows(leaf: Any, rows: slice) -> Any:
+    """Some rows of an array, or of one in its box of logical names."""
+    return leaf.replace_boxed(leaf.unbox()[rows]) if isinstance(leaf, nn.meta.AxisMetadata) else leaf[rows]
 
 
 def make_optimizer(
@@ -64,11 +93,13 @@ def make_optimizer(
     eps: float = 1e-8,
     freeze: Sequence[str] = (),
     learning_rate_scales: Sequence[tuple[str, float]] = (),
+    freeze_rows: Mapping[str, int | None] = NOTHING_MORE,
 ) -> Optimizer:
-    """The optimizer of a stage; every keyword after `batch_size` is a key of `optimizer` in its config.
+    """The optimizer of a stage; keywords between `batch_size` and `freeze_rows` are keys of `optimizer` in its config.
 
     `params` may be abstract: only paths count. `no_decay` replaces the default rule (biases, norms, scales, positions
     and cls tokens do not decay). `learning_rate_scales` are (pattern, factor) pairs; the first that matches holds.
+    `freeze_rows` is what the model itself freezes: pattern to number of first rows, or None for all of them.
     """
     for name, value in {"learning_rate": learning_rate, "final_learning_rate": final_learning_rate}.items():
         _check_number(name, value, lambda x: x >= 0, "from 0 on")
@@ -82,7 +113,8 @@ def make_optimizer(
     check_patterns("optimizer.no_decay", () if no_decay is None else no_decay)
     _check_scales(learning_rate_scales)
     frozen = path_mask(params, freeze, what="optimizer.freeze")
-    if all(jax.tree.leaves(frozen)):
+    frozen = _with_rows(params, frozen, freeze_rows)
+    if all(fixed is True for fixed in jax.tree.leaves(frozen)):
         raise ValueError(f"optimizer.freeze {tuple(freeze)} matches every parameter; nothing is left to train")
     follow = make_schedule(
         schedule,
@@ -91,8 +123,10 @@ def make_optimizer(
         warmup=steps(warmup, batch_size=batch_size, total=total_steps),
         total=total_steps,
     )
-    decayed = jax.tree.map(lambda spared, fixed: None if fixed else not spared, _spared(params, no_decay), frozen)
-    scales = jax.tree.map(lambda scale, fixed: None if fixed else scale, _scales(params, learning_rate_scales), frozen)
+    decayed, scales = (
+        jax.tree.map(_trained_rule, frozen, rule)
+        for rule in (_decayed(params, no_decay), _scales(params, learning_rate_scales))
+    )
     parts = [
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, mask=decayed) if weight_decay else optax.identity(),
@@ -132,11 +166,24 @@ def check_patterns(what: str, patterns: Any) -> None:
         raise ValueError(f"{what} must be a list of patterns, like ('bias$',); found {patterns!r}")
 
 
-def _spared(params: Any, no_decay: Sequence[str] | None) -> Any:
-    """True where weight decay stays away."""
+def _decayed(params: Any, no_decay: Sequence[str] | None) -> Any:
+    """True where weight decay pulls."""
     if no_decay is not None:
-        return path_mask(params, no_decay, what="optimizer.no_decay")
-    return jax.tree_util.tree_map_with_path(lambda path, _: bool(NO_DECAY.search(path_name(path))), params)
+        return jax.tree.map(lambda spared: not spared, path_mask(params, no_decay, what="optimizer.no_decay"))
+    return jax.tree_util.tree_map_with_path(lambda path, _: not NO_DECAY.search(path_name(path)), params)
+
+
+def _with_rows(params: Any, frozen: Any, freeze_rows: Mapping[str, int | None]) -> Any:
+    """Which leaves are frozen, once those rows are that the model freezes."""
+    path_mask(params, list(freeze_rows), what="what the model freezes")
+
+    def merge(path: Sequence[Any], fixed: bool, leaf: Any) -> bool | int:
+        for pattern, rows in freeze_rows.items():
+            if not fixed and re.search(pattern, path_name(path)):
+                return True if rows is None or rows == leaf.shape[0] else rows
+        return fixed
+
+    return jax.tree_util.tree_map_with_path(merge, frozen, params)
 
 
 def _scales(params: Any, pairs: Sequence[tuple[str, float]]) -> Any:

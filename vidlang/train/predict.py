@@ -8,6 +8,7 @@ video_BTHWC.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from vidlang.core.config import call, load_module, steps
 from vidlang.core.sharding import Mesh, batch_sharding, batch_ways, put_batch, to_host
+from vidlang.ops.dials import OFF, Dials, streams
 from vidlang.train import build
 from vidlang.train.recipe import Runtime, Stage
 from vidlang.train.step import with_video
@@ -26,10 +28,19 @@ from vidlang.train.step import with_video
 class Predict:
     """A model's methods, jitted once each, on the batch axes of a mesh."""
 
-    def __init__(self, model: nn.Module, mesh: Mesh, *, before: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, mesh: Mesh, *, dials: Dials = OFF, before: Callable[[], None] | None = None
+    ) -> None:
         """`before` runs before each call; it may raise, for example to leave a long evaluation."""
-        self._model, self._mesh, self._before = model, mesh, before
+        self._model, self._mesh, self._dials, self._before = model, mesh, dials, before
         self._jitted: dict[str, Any] = {}
+        self._others: dict[Dials, Predict] = {dials: self}
+
+    def at(self, dials: Dials) -> Predict:
+        """The same model at other dials; asked for the same ones twice, nothing is compiled twice."""
+        if dials not in self._others:
+            self._others[dials] = Predict(self._model, self._mesh, dials=dials, before=self._before)
+        return self._others[dials]
 
     def __call__(self, method: str, params: Any, **host_arrays: np.ndarray) -> np.ndarray:
         """float32 [rows of all processes, ...] of `model.method(**host_arrays)`."""
@@ -58,9 +69,13 @@ class Predict:
         if not hasattr(self._model, method):
             raise ValueError(f"the model {type(self._model).__module__} has no method {method!r}, which is needed here")
 
+        takes_dials = "dials" in inspect.signature(getattr(self._model, method)).parameters
+        options = {"dials": self._dials} if takes_dials else {}
+
         def apply(params: Any, arrays: Mapping[str, jax.Array]) -> jax.Array:
-            bound = self._model.bind({"params": params})
-            return getattr(bound, method)(**with_video(arrays))
+            # What dials draw at inference, they draw the same each time.
+            bound = self._model.bind({"params": params}, rngs=streams(jax.random.key(0)))
+            return getattr(bound, method)(**with_video(arrays), **options)
 
         return jax.jit(apply, out_shardings=batch_sharding(self._mesh))
 
@@ -107,7 +122,8 @@ class Evaluations:
             data = build.eval_data(self._stage, evaluation, self._runtime)
             data.batches()  # checks what a clip is; nothing is decoded before the first batch is asked for
             evaluator = load_module("evals", evaluation.name).Evaluator
-            self._built[i] = call(evaluator, evaluation.options, what="options", predict=self._predict, data=data)
+            predict = self._predict.at(build.eval_dials(self._stage, evaluation))
+            self._built[i] = call(evaluator, evaluation.options, what="options", predict=predict, data=data)
         return self._built[i]
 
 

@@ -64,6 +64,7 @@ class Evaluation:
     prefix: str = "val"
     clip: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    dials: Mapping[str, Any] = field(default_factory=dict)
     at_start: bool = False
 
     @property

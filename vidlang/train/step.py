@@ -21,6 +21,7 @@ import optax
 from vidlang.core.config import call
 from vidlang.core.sharding import Mesh, batch_sharding, replicated, tree_shardings
 from vidlang.ops.augment import NOTHING, Augmentation, augment
+from vidlang.ops.dials import streams
 from vidlang.ops.pixels import yuv420_to_rgb
 from vidlang.train.optimizer import Optimizer
 
@@ -116,7 +117,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        rngs = {"mask": key}
+        rngs = streams(key)
         batch = augment(with_video(batch), key, augmentation)
         trained, frozen = optimizer.split(state.params)
 
