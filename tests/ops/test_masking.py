@@ -161,6 +161,8 @@ def test_one_door_to_all_kinds() -> None:
         for one, other in zip(masking.keep(key, x, GRID, rate, kind), expected, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=kind)
         np.testing.assert_array_equal(masking.keep(key, x, GRID, 0.0, kind)[0], x)
+    wide = masking.keep(key, x, GRID, 0.5, "cell", cell=(2, 3))[1]
+    np.testing.assert_array_equal(wide, masking.keep_cell(key, x, GRID, 3, (2, 3))[1])
     # VideoMAE's own numbers: 20 of 196 places at 8 times.
     many = jax.eval_shape(lambda x: masking.keep(key, x, (8, 14, 14), 0.9, "tube"), jnp.zeros((1, 1568, 1)))
     assert many[1].shape == (1, 8 * 20)
@@ -224,6 +226,7 @@ def test_tubes_cells_and_the_way_back_stay_on_each_device() -> None:
         (((6, 4, 5), 0.5, "cell"), "144 tokens are no grid"),
         ((GRID, 0.99, "tube"), "dropping 0.99 of 24 tokens"),
         ((GRID, 0.9, "cell"), r"cells of \(2, 2\) cannot drop 0.9 of their 4 places, but 0, 0.25, 0.5, 0.75;"),
+        ((GRID, 0.3, "cell"), "cannot drop 0.3"),  # a rounded count would drop a quarter
         ((GRID, 1.0, "cell"), "cannot drop 1.0"),
         (((16, 3, 3), 0.5, "cell"), r"\(2, 2\) .* do not tile the 3 x 3 places"),
     ],
