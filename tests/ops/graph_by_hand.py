@@ -47,8 +47,13 @@ class Case:
         return [x.swapaxes(1, 2) for x in found]
 
 
+def part_block() -> Case:
+    """One global token, a last block that is partly empty, and an empty slot."""
+    return Case(1, 37, 16, 16, [[0, 2], [1, -1], [0, 2]])
+
+
 CASES = {
-    "cls, a part block, an empty slot": Case(1, 37, 16, 16, [[0, 2], [1, -1], [0, 2]]),
+    "cls, a part block, an empty slot": part_block(),
     "blocks of 56, no cls": Case(0, 100, 56, 8, [[1, 0], [1, -1]]),
     "a block without any key, an unseen block": Case(0, 40, 16, 20, [[0, -1, 1], [-1, -1, -1], [1, 0, -1]]),
     "two global tokens, small blocks": Case(2, 17, 5, 16, [[0, 3], [1, 3], [2, 3], [-1, 3]]),

@@ -1,5 +1,6 @@
 """The GPU kernels, interpreted on the CPU, against float64 by hand; and that Triton's lowering takes them."""
 
+import functools
 import re
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.ops.graph_by_hand import CASES, Case
+from tests.ops.graph_by_hand import CASES, Case, part_block
 from vidlang.core.sharding import make_mesh, use_mesh
 from vidlang.ops.attention import on_local_heads
 from vidlang.ops.edges import BlockGraph
@@ -15,14 +16,16 @@ from vidlang.ops.kernel_parts import edges_by_key, edges_by_query
 from vidlang.ops.pallas_sparse import pallas_attention
 
 
-def value_and_gradients(case: Case, dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
-    def run(q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, graph: BlockGraph) -> list[jax.Array]:
-        o, pull = jax.vjp(
-            lambda q, k, v: pallas_attention(q, k, v, graph, globals=case.globals, interpret=True), q, k, v
-        )
-        return [o, *pull(do)]
+@functools.partial(jax.jit, static_argnames="globals")
+def run(
+    q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, graph: BlockGraph, globals: int
+) -> tuple[jax.Array, ...]:
+    o, pull = jax.vjp(lambda *qkv: pallas_attention(*qkv, graph, globals=globals, interpret=True), q, k, v)
+    return o, *pull(do)
 
-    return jax.jit(run)(*case.inputs(dtype), case.graph())
+
+def value_and_gradients(case: Case, dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, ...]:
+    return run(*case.inputs(dtype), case.graph(), globals=case.globals)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -34,27 +37,27 @@ def test_equals_attention_by_hand(name: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 0.04), (jnp.float16, 0.006)])
 def test_half_precision_is_close(dtype: jnp.dtype, tolerance: float) -> None:
-    case = CASES["cls, a part block, an empty slot"]
+    case = part_block()
     for found, expected in zip(value_and_gradients(case, dtype), case.by_hand(dtype), strict=True):
         assert found.dtype == dtype
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=tolerance)
 
 
 def test_large_logits_stay_finite() -> None:
-    case = Case(1, 20, 16, 16, [[0, 1], [1, -1]])
+    case = part_block()
     case.arrays[0] *= 300.0
     for found, expected in zip(value_and_gradients(case), case.by_hand(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_another_graph_needs_no_compilation() -> None:
-    case = Case(1, 40, 16, 16, [[0, 1], [1, 2], [2, 0]])
-    attention = jax.jit(lambda q, k, v, graph: pallas_attention(q, k, v, graph, globals=1, interpret=True))
-    for index in ([[0, 1], [1, 2], [2, 0]], [[2, -1], [0, 1], [-1, 0]]):
-        case.index = np.array(index, np.int32)
-        found = attention(*case.inputs()[:3], case.graph())
-        np.testing.assert_allclose(found, case.by_hand()[0], atol=3e-6)
-    assert attention._cache_size() == 1
+    case = part_block()
+    value_and_gradients(case)
+    compiled = run._cache_size()
+    case.index = np.array([[2, -1], [0, 1], [-1, 0]], np.int32)
+    for found, expected in zip(value_and_gradients(case), case.by_hand(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=3e-6)
+    assert run._cache_size() == compiled
 
 
 def test_a_mesh_changes_nothing() -> None:

@@ -8,7 +8,7 @@ which drops empty slots and gives each program a range of a flat list.
 
 The kernels read q, k and v where they lie, [B, N, A, K] behind `globals` leading tokens. Triton's tiles are powers of
 two, so a block of 56 rows is a tile of 64 whose last rows are masked. Global keys are a tile of their own in every
-program; global queries, and the gradients of global keys, touch every token and are one or two rows: plain XLA.
+program; the rest of what concerns them is plain XLA (`kernel_parts`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from vidlang.ops.edges import BlockGraph
-from vidlang.ops.kernel_parts import (
-    check_request,
-    edges_by_key,
-    edges_by_query,
-    global_key_gradients,
-    global_rows,
-    precision,
-)
+from vidlang.ops.kernel_parts import check_request, edges_by_key, edges_by_query, graph_attention, precision
 
 # Tensor cores multiply tiles of at least 16 rows.
 SMALLEST_TILE = 16
@@ -53,7 +46,7 @@ def pallas_attention(
     """
     check_request(q_BNAK, k_BNAK, v_BNAK, graph, globals)
     tiles = _Tiles(globals, graph.tokens, graph.block, graph.index_QK.shape[0], q_BNAK.shape[-1], interpret)
-    return _attention(q_BNAK, k_BNAK, v_BNAK, graph.index_QK, tiles)
+    return graph_attention(tiles, globals, q_BNAK, k_BNAK, v_BNAK, graph.index_QK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +68,28 @@ class _Tiles:
     def width(self) -> int:
         return max(SMALLEST_TILE, pl.next_power_of_2(self.head))
 
+    def forward(
+        self, q_BNAK: jax.Array, k_BNAK: jax.Array, v_BNAK: jax.Array, index_QK: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        lists = edges_by_query(index_QK)
+        o_BNAK, lse_BAN = self._call(_forward_kernel, "llxxx", "xs", *lists, q_BNAK, k_BNAK, v_BNAK)
+        return o_BNAK, lse_BAN
+
+    def backward(
+        self,
+        q_BNAK: jax.Array,
+        k_BNAK: jax.Array,
+        v_BNAK: jax.Array,
+        index_QK: jax.Array,
+        do_BNAK: jax.Array,
+        lse_BAN: jax.Array,
+        delta_BAN: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        arrays = (q_BNAK, k_BNAK, v_BNAK, do_BNAK, lse_BAN, delta_BAN)
+        (dq_BNAK,) = self._call(_dq_kernel, "llxxxxss", "x", *edges_by_query(index_QK), *arrays)
+        dk_BNAK, dv_BNAK = self._call(_dkv_kernel, "llxxxxss", "xx", *edges_by_key(index_QK), *arrays)
+        return dq_BNAK, dk_BNAK, dv_BNAK
+
     def of_block(self, block: jax.Array) -> tuple[Any, jax.Array]:
         """The tile of rows of a block of tokens, and which of them are its own."""
         first = block * self.block
@@ -85,7 +100,7 @@ class _Tiles:
         rows = max(SMALLEST_TILE, pl.next_power_of_2(self.globals))
         return pl.ds(0, rows), jnp.arange(rows) < self.globals
 
-    def specs(self, letters: str) -> list[pl.BlockSpec]:
+    def _specs(self, letters: str) -> list[pl.BlockSpec]:
         """How a program sees its arguments: x [B, N, A, K] and s [B, A, N] whole for its batch row and head, l lists.
 
         The rows reach beyond the array by a tile, so that the last block's tile lies inside them.
@@ -98,7 +113,7 @@ class _Tiles:
         }
         return [kinds[letter] for letter in letters]
 
-    def call(self, kernel: Any, inputs: str, outputs: str, *arrays: jax.Array) -> Any:
+    def _call(self, kernel: Any, inputs: str, outputs: str, *arrays: jax.Array) -> Any:
         """Runs a kernel for every block, head and batch row; outputs take the shapes of q and of lse."""
         q_BNAK = arrays[2]
         batch, tokens, heads, _ = q_BNAK.shape
@@ -106,56 +121,13 @@ class _Tiles:
         return pl.pallas_call(
             functools.partial(kernel, tiles=self),
             grid=(self.blocks, heads, batch),
-            in_specs=self.specs(inputs),
-            out_specs=self.specs(outputs),
+            in_specs=self._specs(inputs),
+            out_specs=self._specs(outputs),
             out_shape=[jax.ShapeDtypeStruct(*kinds[letter]) for letter in outputs],
             compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
             interpret=self.interpret,
             name=kernel.__name__.strip("_"),
         )(*arrays)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attention(
-    q_BNAK: jax.Array, k_BNAK: jax.Array, v_BNAK: jax.Array, index_QK: jax.Array, tiles: _Tiles
-) -> jax.Array:
-    return _forward(q_BNAK, k_BNAK, v_BNAK, index_QK, tiles)[0]
-
-
-def _forward(
-    q_BNAK: jax.Array, k_BNAK: jax.Array, v_BNAK: jax.Array, index_QK: jax.Array, tiles: _Tiles
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    lists = edges_by_query(index_QK)
-    o_BNAK, lse_BAN = tiles.call(_forward_kernel, "llxxx", "xs", *lists, q_BNAK, k_BNAK, v_BNAK)
-    if tiles.globals:
-        # The kernel leaves these rows unwritten.
-        o_BNAK = o_BNAK.at[:, : tiles.globals].set(global_rows(q_BNAK[:, : tiles.globals], k_BNAK, v_BNAK))
-    return o_BNAK, (q_BNAK, k_BNAK, v_BNAK, index_QK, o_BNAK, lse_BAN)
-
-
-def _backward(
-    tiles: _Tiles, saved: tuple[jax.Array, ...], do_BNAK: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    q_BNAK, k_BNAK, v_BNAK, index_QK, o_BNAK, lse_BAN = saved
-    delta_BAN = jnp.einsum("BNAK,BNAK->BAN", o_BNAK, do_BNAK, preferred_element_type=jnp.float32)
-    arrays = (q_BNAK, k_BNAK, v_BNAK, do_BNAK, lse_BAN, delta_BAN)
-    (dq_BNAK,) = tiles.call(_dq_kernel, "llxxxxss", "x", *edges_by_query(index_QK), *arrays)
-    dk_BNAK, dv_BNAK = tiles.call(_dkv_kernel, "llxxxxss", "xx", *edges_by_key(index_QK), *arrays)
-    if not tiles.globals:
-        return dq_BNAK, dk_BNAK, dv_BNAK, None
-    first, rest = slice(None, tiles.globals), slice(tiles.globals, None)
-    lse_BNA, delta_BNA = (x.swapaxes(1, 2)[:, rest] for x in (lse_BAN, delta_BAN))
-    dk_BGAK, dv_BGAK = global_key_gradients(
-        q_BNAK[:, rest], k_BNAK[:, first], v_BNAK[:, first], do_BNAK[:, rest], lse_BNA, delta_BNA
-    )
-    _, of_global_queries = jax.vjp(global_rows, q_BNAK[:, first], k_BNAK, v_BNAK)
-    dq_BGAK, more_dk_BNAK, more_dv_BNAK = of_global_queries(do_BNAK[:, first])
-    dk_BNAK = dk_BNAK.at[:, first].set(dk_BGAK.astype(dk_BNAK.dtype)) + more_dk_BNAK
-    dv_BNAK = dv_BNAK.at[:, first].set(dv_BGAK.astype(dv_BNAK.dtype)) + more_dv_BNAK
-    return dq_BNAK.at[:, first].set(dq_BGAK), dk_BNAK, dv_BNAK, None
-
-
-_attention.defvjp(_forward, _backward)
 
 
 def _load(ref: Any, tile: tuple[Any, jax.Array], tiles: _Tiles) -> jax.Array:

@@ -1,0 +1,163 @@
+"""The TPU kernels, interpreted on the CPU, against float64 by hand; and compiled for real TPUs without having one."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.ops.graph_by_hand import CASES, Case, part_block
+from vidlang.ops.edges import BlockGraph
+from vidlang.ops.splash import splash_dense, splash_sparse
+
+
+@functools.partial(jax.jit, static_argnames="globals")
+def run(
+    q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, graph: BlockGraph, globals: int
+) -> tuple[jax.Array, ...]:
+    o, pull = jax.vjp(lambda *qkv: splash_sparse(*qkv, graph, globals=globals, interpret=True), q, k, v)
+    return o, *pull(do)
+
+
+def value_and_gradients(case: Case, dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, ...]:
+    return run(*case.inputs(dtype), case.graph(), globals=case.globals)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sparse_equals_attention_by_hand(name: str) -> None:
+    case = CASES[name]
+    for what, found, expected in zip("o dq dk dv".split(), value_and_gradients(case), case.by_hand(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=3e-6, err_msg=what)
+
+
+def test_bfloat16_is_close() -> None:
+    case = part_block()
+    for found, expected in zip(value_and_gradients(case, jnp.bfloat16), case.by_hand(jnp.bfloat16), strict=True):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.04)
+
+
+def test_large_logits_stay_finite() -> None:
+    case = part_block()
+    case.arrays[0] *= 300.0
+    for found, expected in zip(value_and_gradients(case), case.by_hand(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_another_graph_needs_no_compilation() -> None:
+    case = part_block()
+    value_and_gradients(case)
+    compiled = run._cache_size()
+    case.index = np.array([[2, -1], [0, 1], [-1, 0]], np.int32)
+    for found, expected in zip(value_and_gradients(case), case.by_hand(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=3e-6)
+    assert run._cache_size() == compiled
+
+
+def test_a_block_that_does_not_exist_is_an_empty_slot() -> None:
+    case = part_block()
+    expected = case.by_hand()
+    case.index[case.index < 0] = len(case.index)
+    for found, other in zip(value_and_gradients(case), expected, strict=True):
+        np.testing.assert_allclose(found, other, atol=3e-6)
+
+
+def test_dense_sees_every_token_and_no_padding() -> None:
+    # One block that holds all tokens is dense attention; 130 tokens fill two tiles of 128 in part.
+    case = Case(0, 130, 130, 16, [[0]])
+    *qkv, do = case.inputs()
+    with jax.numpy_rank_promotion("allow"):  # splash attention's own code needs it
+        o, pull = jax.vjp(jax.jit(lambda *qkv: splash_dense(*qkv, interpret=True)), *qkv)
+        found = (o, *pull(do))
+    for one, other in zip(found, case.by_hand(), strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-6)
+
+
+def test_a_request_that_cannot_be_served_says_so() -> None:
+    case = Case(1, 20, 16, 16, [[0, 1], [1, -1]])
+    q, k, v, _ = case.inputs()
+    with pytest.raises(ValueError, match="2 global tokens and a graph of 20 tokens do not make the 21 tokens of q"):
+        splash_sparse(q, k, v, case.graph(), globals=2)
+    with pytest.raises(ValueError, match="q, k and v of one shape"):
+        splash_dense(q, k[:, 1:], v)
+
+
+# Compiles forward and backward of one attention for one TPU and prints the bytes of its temporaries.
+FOR_A_TPU = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from vidlang.ops.edges import BlockGraph
+from vidlang.ops.splash import splash_dense, splash_sparse
+
+BATCH = 8
+topology = topologies.get_topology_desc(platform="tpu", topology_name=sys.argv[1])
+chip = SingleDeviceSharding(topology.devices[0])
+
+
+def temporaries(case):
+    name, frames = case.split(":")
+    tokens = 196 * int(frames)
+    blocks = -(-tokens // 56)
+    x = jax.ShapeDtypeStruct((BATCH, 1 + tokens, 12, 64), jnp.bfloat16, sharding=chip)
+    slots = min(blocks, int(name)) if name != "dense" else 1
+    index = jax.ShapeDtypeStruct((blocks, slots), jnp.int32, sharding=chip)
+
+    def gradients(q, k, v, do, index):
+        graph = BlockGraph(index, tokens=tokens, block=56)
+        sparse = lambda *qkv: splash_sparse(*qkv, graph, globals=1)
+        return jax.vjp(splash_dense if name == "dense" else sparse, q, k, v)[1](do)
+
+    compiled = jax.jit(gradients).lower(x, x, x, x, index).compile()
+    text = compiled.as_text()
+    return case, compiled.memory_analysis().temp_size_in_bytes, text.count("tpu_custom_call")
+
+
+with ThreadPoolExecutor(2) as pool:
+    for result in pool.map(temporaries, sys.argv[2:]):
+        print(*result)
+"""
+
+
+def compiled_for(topology: str, *cases: str, root: Path) -> dict[str, int]:
+    environment = os.environ | {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), *sys.path])
+    command = [sys.executable, "-c", FOR_A_TPU, topology, *cases]
+    run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr[-3000:]
+    lines = [line.split() for line in run.stdout.splitlines() if line.split(":")[0] in ("4", "6", "dense")]
+    assert [int(kernels) for _, _, kernels in lines] == [3] * len(cases)
+    return {case: int(size) for case, size, _ in lines}
+
+
+# Slots of (1, 3, 56) and (1, 5, 56): local and random blocks.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("topology", "cases"),
+    [
+        ("v5e:2x2", ["4:4", "4:16", "4:64", "6:4", "6:16", "6:64", "dense:4", "dense:16", "dense:64"]),
+        ("v5p:2x2x1", ["6:4", "6:16", "6:64", "dense:16", "dense:64"]),
+    ],
+)
+def test_compiles_for_tpus_in_memory_linear_in_the_tokens(topology: str, cases: list[str], repository: Path) -> None:
+    pytest.importorskip("libtpu")
+    sizes = compiled_for(topology, *cases, root=repository)
+    for case, size in sizes.items():
+        name, frames = case.split(":")
+        token = size / (8 * (1 + 196 * int(frames)))
+        # q, k, v, o, their gradients and copies in blocks, 1.5 kB a token each; dense ones have half-filled lanes and
+        # a number a row in 128 lanes. One row of 12 x 12545 weights in bfloat16 would be 300 kB.
+        assert token < (40_000 if name == "dense" else 20_000), (case, token)
+        if frames == "64":
+            # Four times the tokens. The compiler keeps some of the smaller arrays in vector memory, not counted here.
+            assert size / sizes[f"{name}:16"] < 5, case
