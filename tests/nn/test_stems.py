@@ -244,6 +244,8 @@ def test_views_and_kernels_that_cannot_be_say_so() -> None:
         View((2, 4, 4), (0, 4, 4))
     with pytest.raises(ValueError, match="a view's offset is .* of 0 or more; found"):
         View((2, 4, 4), (2, 4, 4), (0, -1, 0))
+    with pytest.raises(ValueError, match="a view's size is .* whole numbers"):
+        View((2, 4.0, 4), (2, 4, 4))
     assert View([2, 4, 4], [2, 4, 4]) == View((2, 4, 4), (2, 4, 4))
     kernel = jnp.zeros((4, 4, 3, 5))
     with pytest.raises(ValueError, match="unknown way to inflate a kernel 'sum'; there are: mean, central"):

@@ -1,5 +1,6 @@
 """Token dropping: how many, which, in what order, the way back, and that it all stays on each device."""
 
+import functools
 import math
 
 import jax
@@ -151,18 +152,21 @@ def test_every_place_is_equally_likely_at_every_time(kind: str) -> None:
 
 
 def test_one_door_to_all_kinds() -> None:
-    x, key = grid_tokens(2), jax.random.key(4)
-    doors = {
-        "random": (0.7, keep_random(key, x, 43)),
-        "tube": (0.9, masking.keep_tube(key, x, GRID, 2)),
-        "cell": (0.75, masking.keep_cell(key, x, GRID, 1)),
-    }
-    for kind, (rate, expected) in doors.items():
-        for one, other in zip(masking.keep(key, x, GRID, rate, kind), expected, strict=True):
+    @jax.jit  # one program instead of each operation's own
+    def pairs(key: jax.Array, x: jax.Array) -> dict[str, tuple]:
+        keep = functools.partial(masking.keep, key, x, GRID)
+        return {
+            "random": (keep(0.7, "random"), masking.keep_random(key, x, 43)),
+            "tube": (keep(0.9, "tube"), masking.keep_tube(key, x, GRID, 2)),
+            "cell": (keep(0.75, "cell"), masking.keep_cell(key, x, GRID, 1)),
+            "other cell": (keep(0.5, "cell", cell=(2, 3)), masking.keep_cell(key, x, GRID, 3, (2, 3))),
+            "all": ([keep(0.0, kind)[0] for kind in masking.KINDS], [x] * 3),
+        }
+
+    key = jax.random.key(4)
+    for kind, (found, expected) in pairs(key, grid_tokens(2)).items():
+        for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=kind)
-        np.testing.assert_array_equal(masking.keep(key, x, GRID, 0.0, kind)[0], x)
-    wide = masking.keep(key, x, GRID, 0.5, "cell", cell=(2, 3))[1]
-    np.testing.assert_array_equal(wide, masking.keep_cell(key, x, GRID, 3, (2, 3))[1])
     # VideoMAE's own numbers: 20 of 196 places at 8 times.
     many = jax.eval_shape(lambda x: masking.keep(key, x, (8, 14, 14), 0.9, "tube"), jnp.zeros((1, 1568, 1)))
     assert many[1].shape == (1, 8 * 20)

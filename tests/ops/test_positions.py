@@ -105,7 +105,12 @@ def test_a_checkpoint_is_fitted_where_its_tables_differ_and_says_so() -> None:
     expected = resize_space(source["video"]["spatial"], (3, 4), (5, 4), "bicubic")
     np.testing.assert_array_equal(fitted["video"]["spatial"], expected)
     assert fitted["video"]["cls"] is source["video"]["cls"]
+    for how in ("zeros", "repeat"):
+        fitted, (change,) = fit_positions(source, tree(8, 12), time=how)
+        assert change == f"video/temporal (4, 6) -> (8, 6), {how}"
+        np.testing.assert_array_equal(fitted["video"]["temporal"], extend_time(source["video"]["temporal"], 8, how))
     # The text's table is no clip's: merge reports it.
+    fitted, _ = fit_positions(source, target, grids=((3, 4), (5, 4)))
     _, report = merge(target, fitted)
     assert report.mismatched == ("text/positions (28, 6), found (16, 6)",)
     assert set(report.loaded) == {"video/cls", "video/spatial", "video/temporal"}
