@@ -1,7 +1,7 @@
 """Attention alone, dense against sparse: time and temporary memory of forward and backward, all sides in one run.
 
-    python -m benchmarks.attention                 4 heads x 64, about two minutes on two idle cores
-    python -m benchmarks.attention --heads=12      ViT-B's, about six
+    python -m benchmarks.attention                 4 heads x 64, some two minutes on two cores
+    python -m benchmarks.attention --heads=12      ViT-B's, three times that
     python -m benchmarks.attention --json          the same as one line of JSON
 
 One clip of T frames of 196 tokens and a cls token, float32; edges are (local, random, block). On a GPU a second table
