@@ -1,8 +1,7 @@
 """What the GPU and the TPU kernels of block-sparse attention share: checks, lists of edges, and the global tokens.
 
-Global queries, and the gradients of global keys, are one or two rows that touch every token: they cost what is linear
-anyhow and stay outside the kernels, in plain XLA. Global keys are part of every other query's softmax, so the kernels
-take them in.
+Global queries are one or two rows that touch every token: they cost what is linear anyhow and stay outside the kernels,
+in plain XLA. Global keys are part of every other query's softmax, so the kernels take them in.
 """
 
 from __future__ import annotations
@@ -79,7 +78,10 @@ class Kernels(Protocol):
         lse_BAN: jax.Array,
         delta_BAN: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The gradients of q, k and v; `delta` is the product of each output row with its gradient."""
+        """The gradients of q, k and v from these queries; `delta` is the product of each output row with its gradient.
+
+        Those of k and v are defined in the rows of global tokens too.
+        """
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -107,15 +109,10 @@ def _backward(
     dq_BNAK, dk_BNAK, dv_BNAK = kernels.backward(q_BNAK, k_BNAK, v_BNAK, index_QK, do_BNAK, lse_BAN, delta_BAN)
     if not globals:
         return dq_BNAK, dk_BNAK, dv_BNAK, None
-    first, rest = slice(None, globals), slice(globals, None)
-    dk_BGAK, dv_BGAK = _global_key_gradients(
-        q_BNAK[:, rest], k_BNAK[:, first], v_BNAK[:, first], do_BNAK[:, rest], lse_BAN[..., rest], delta_BAN[..., rest]
-    )
+    first = slice(None, globals)
     _, of_global_queries = jax.vjp(_global_rows, q_BNAK[:, first], k_BNAK, v_BNAK)
     dq_BGAK, more_dk_BNAK, more_dv_BNAK = of_global_queries(do_BNAK[:, first])
-    dk_BNAK = dk_BNAK.at[:, first].set(dk_BGAK.astype(dk_BNAK.dtype)) + more_dk_BNAK
-    dv_BNAK = dv_BNAK.at[:, first].set(dv_BGAK.astype(dv_BNAK.dtype)) + more_dv_BNAK
-    return dq_BNAK.at[:, first].set(dq_BGAK), dk_BNAK, dv_BNAK, None
+    return dq_BNAK.at[:, first].set(dq_BGAK), dk_BNAK + more_dk_BNAK, dv_BNAK + more_dv_BNAK, None
 
 
 graph_attention.defvjp(_forward, _backward)
@@ -123,28 +120,12 @@ graph_attention.defvjp(_forward, _backward)
 
 def _global_rows(q_BGAK: jax.Array, k_BNAK: jax.Array, v_BNAK: jax.Array) -> jax.Array:
     """What the global queries see: all tokens. Products in the inputs' dtype, sums and softmax in float32."""
-    logits = _dot("BGAK,BNAK->BAGN", q_BGAK, k_BNAK) * q_BGAK.shape[-1] ** -0.5
+    logits = dot("BGAK,BNAK->BAGN", q_BGAK, k_BNAK) * q_BGAK.shape[-1] ** -0.5
     weights = jax.nn.softmax(logits, axis=-1).astype(v_BNAK.dtype)
-    return _dot("BAGN,BNAK->BGAK", weights, v_BNAK).astype(q_BGAK.dtype)
+    return dot("BAGN,BNAK->BGAK", weights, v_BNAK).astype(q_BGAK.dtype)
 
 
-def _global_key_gradients(
-    q_BNAK: jax.Array,
-    k_BGAK: jax.Array,
-    v_BGAK: jax.Array,
-    do_BNAK: jax.Array,
-    lse_BAN: jax.Array,
-    delta_BAN: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """dk and dv of the global keys from the queries along the graph, all of which see them; float32."""
-    scale = q_BNAK.shape[-1] ** -0.5
-    p_BAGN = jnp.exp(_dot("BNAK,BGAK->BAGN", q_BNAK, k_BGAK) * scale - lse_BAN[:, :, None])
-    ds_BAGN = p_BAGN * (_dot("BNAK,BGAK->BAGN", do_BNAK, v_BGAK) - delta_BAN[:, :, None])
-    dk_BGAK = _dot("BAGN,BNAK->BGAK", ds_BAGN.astype(q_BNAK.dtype), q_BNAK) * scale
-    return dk_BGAK, _dot("BAGN,BNAK->BGAK", p_BAGN.astype(q_BNAK.dtype), do_BNAK)
-
-
-def _dot(equation: str, one: jax.Array, other: jax.Array) -> jax.Array:
+def dot(equation: str, one: jax.Array, other: jax.Array) -> jax.Array:
     """An einsum that sums in float32, and multiplies float32 in float32 where hardware would round it first."""
     return jnp.einsum(equation, one, other, precision=precision(one.dtype), preferred_element_type=jnp.float32)
 

@@ -23,7 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from vidlang.ops.edges import BlockGraph
-from vidlang.ops.kernel_parts import check_request, edges_by_key, edges_by_query, graph_attention, precision
+from vidlang.ops.kernel_parts import check_request, dot, edges_by_key, edges_by_query, graph_attention, precision
 
 # Tensor cores multiply tiles of at least 16 rows.
 SMALLEST_TILE = 16
@@ -88,7 +88,30 @@ class _Tiles:
         arrays = (q_BNAK, k_BNAK, v_BNAK, do_BNAK, lse_BAN, delta_BAN)
         (dq_BNAK,) = self._call(_dq_kernel, "llxxxxss", "x", *edges_by_query(index_QK), *arrays)
         dk_BNAK, dv_BNAK = self._call(_dkv_kernel, "llxxxxss", "xx", *edges_by_key(index_QK), *arrays)
+        if self.globals:
+            dk_BGAK, dv_BGAK = self._global_key_gradients(*arrays)
+            dk_BNAK = dk_BNAK.at[:, : self.globals].set(dk_BGAK.astype(dk_BNAK.dtype))
+            dv_BNAK = dv_BNAK.at[:, : self.globals].set(dv_BGAK.astype(dv_BNAK.dtype))
         return dq_BNAK, dk_BNAK, dv_BNAK
+
+    def _global_key_gradients(
+        self,
+        q_BNAK: jax.Array,
+        k_BNAK: jax.Array,
+        v_BNAK: jax.Array,
+        do_BNAK: jax.Array,
+        lse_BAN: jax.Array,
+        delta_BAN: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """dk and dv of the global keys, which all programs would have to add to: plain XLA, in float32."""
+        q_BNAK, do_BNAK = q_BNAK[:, self.globals :], do_BNAK[:, self.globals :]
+        k_BGAK, v_BGAK = k_BNAK[:, : self.globals], v_BNAK[:, : self.globals]
+        lse_BA1N, delta_BA1N = (x[:, :, None, self.globals :] for x in (lse_BAN, delta_BAN))
+        scale = self.head**-0.5
+        p_BAGN = jnp.exp(dot("BNAK,BGAK->BAGN", q_BNAK, k_BGAK) * scale - lse_BA1N)
+        ds_BAGN = p_BAGN * (dot("BNAK,BGAK->BAGN", do_BNAK, v_BGAK) - delta_BA1N)
+        dk_BGAK = dot("BAGN,BNAK->BGAK", ds_BAGN.astype(q_BNAK.dtype), q_BNAK) * scale
+        return dk_BGAK, dot("BAGN,BNAK->BGAK", p_BAGN.astype(q_BNAK.dtype), do_BNAK)
 
     def of_block(self, block: jax.Array) -> tuple[Any, jax.Array]:
         """The tile of rows of a block of tokens, and which of them are its own."""

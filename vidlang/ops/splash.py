@@ -118,7 +118,7 @@ class _OnTpu(Layout):
             (self.blocks, self.slots),
             [index_QK.reshape(-1)],
             inputs=[(q, _here), (k, self._listed), (v, self._listed), (k_globals, _whole), (v_globals, _whole)],
-            outputs=[(self.columns, q.dtype, _here), (self.heads, jnp.float32, _here)],
+            outputs=[(q.shape[1:], q.dtype, _here), ((*q.shape[1:3], self.heads), jnp.float32, _here)],
             scratch=[self.heads, self.heads, self.columns],
         )
         return self._join(o).reshape(q_BNAK.shape), self._join(lse).swapaxes(1, 2)
@@ -136,7 +136,7 @@ class _OnTpu(Layout):
         q, k, v, do = (self._cut(x.reshape(*x.shape[:2], -1)) for x in (q_BNAK, k_BNAK, v_BNAK, do_BNAK))
         lse, delta = (self._cut(x.swapaxes(1, 2)) for x in (lse_BAN, delta_BAN))
         k_globals, v_globals = self._global_rows(k_BNAK), self._global_rows(v_BNAK)
-        (dq,) = self._call(
+        dq, dk_globals, dv_globals = self._call(
             dq_kernel,
             (self.blocks, self.slots),
             [index_QK.reshape(-1)],
@@ -145,7 +145,7 @@ class _OnTpu(Layout):
                 *[(x, self._listed) for x in (k, v)],
                 *[(x, _whole) for x in (k_globals, v_globals)],
             ],
-            outputs=[(self.columns, q.dtype, _here)],
+            outputs=[(q.shape[1:], q.dtype, _here), *[(k_globals.shape[1:], jnp.float32, _whole)] * 2],
             scratch=[self.columns],
         )
         key_E, query_E = _edges_by_key(index_QK)
@@ -154,10 +154,11 @@ class _OnTpu(Layout):
             key_E.shape,
             [key_E, query_E],
             inputs=[*[(x, _query) for x in (q, do, lse, delta)], *[(x, _key) for x in (k, v)]],
-            outputs=[(self.columns, q.dtype, _key), (self.columns, q.dtype, _key)],
+            outputs=[(k.shape[1:], k.dtype, _key)] * 2,
             scratch=[self.columns, self.columns],
         )
-        dq_BNAK, dk_BNAK, dv_BNAK = (self._join(x).reshape(q_BNAK.shape) for x in (dq, dk, dv))
+        joined = self._join(dq), self._join(dk, dk_globals), self._join(dv, dv_globals)
+        dq_BNAK, dk_BNAK, dv_BNAK = (x_BND.reshape(q_BNAK.shape) for x_BND in joined)
         return dq_BNAK, dk_BNAK, dv_BNAK
 
     def _cut(self, x_BND: jax.Array) -> jax.Array:
@@ -168,10 +169,12 @@ class _OnTpu(Layout):
         x = x_BND.reshape(batch, self.blocks, self.block, width)
         return jnp.pad(x, ((0, 0), (0, 0), (0, self.rows - self.block), (0, 0)))
 
-    def _join(self, x: jax.Array) -> jax.Array:
-        """Back to tokens [B, N, D], with zeros for the global ones."""
+    def _join(self, x: jax.Array, globals: jax.Array | None = None) -> jax.Array:
+        """Back to tokens [B, N, D]; the global ones come from `globals` [B, 1, rows, D], or are zeros."""
         x_BND = x[:, :, : self.block].reshape(x.shape[0], -1, x.shape[-1])[:, : self.tokens]
-        return jnp.pad(x_BND, ((0, 0), (self.globals, 0), (0, 0)))
+        if globals is None:
+            return jnp.pad(x_BND, ((0, 0), (self.globals, 0), (0, 0)))
+        return jnp.concatenate([globals[:, 0, : self.globals].astype(x.dtype), x_BND], axis=1)
 
     def _global_rows(self, x_BNAK: jax.Array) -> jax.Array:
         x_BGD = x_BNAK[:, : self.globals].reshape(x_BNAK.shape[0], self.globals, self.columns)
@@ -189,13 +192,13 @@ class _OnTpu(Layout):
         lists: list[jax.Array],
         *,
         inputs: list[tuple[jax.Array, Any]],
-        outputs: list[tuple[int, Any, Any]],
+        outputs: list[tuple[tuple[int, ...], Any, Any]],
         scratch: list[int],
     ) -> Any:
         """The kernel over these steps of each batch row; every argument comes with the function that names its block.
 
-        Those functions get the step and the lists, which lie in scalar memory. Outputs are [B, blocks, rows, columns]
-        and scratch is [rows, columns] in float32.
+        Those functions get the step and the lists, which lie in scalar memory. Outputs are given by their shape behind
+        the batch, [blocks, rows, columns], and scratch by its columns: it is [rows, columns] in float32.
         """
         batch = inputs[0][0].shape[0]
 
@@ -208,12 +211,10 @@ class _OnTpu(Layout):
                 num_scalar_prefetch=len(lists),
                 grid=(batch, *steps),
                 in_specs=[spec(x.shape[2:], block_of) for x, block_of in inputs],
-                out_specs=[spec((self.rows, columns), block_of) for columns, _, block_of in outputs],
+                out_specs=[spec(shape[1:], block_of) for shape, _, block_of in outputs],
                 scratch_shapes=[tpu.VMEM((self.rows, columns), jnp.float32) for columns in scratch],
             ),
-            out_shape=[
-                jax.ShapeDtypeStruct((batch, self.blocks, self.rows, columns), dtype) for columns, dtype, _ in outputs
-            ],
+            out_shape=[jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype, _ in outputs],
             # A step adds to what the one before it left, but batch rows are independent.
             compiler_params=tpu.CompilerParams(dimension_semantics=(tpu.PARALLEL, *[tpu.ARBITRARY] * len(steps))),
             interpret=self.interpret,

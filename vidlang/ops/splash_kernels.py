@@ -111,24 +111,36 @@ def dq_kernel(
     k_globals_ref: Any,
     v_globals_ref: Any,
     dq_ref: Any,
+    dk_globals_ref: Any,
+    dv_globals_ref: Any,
     acc_ref: Any,
     *,
     layout: Layout,
 ) -> None:
-    s = pl.program_id(2)
-    j = index_ref[pl.program_id(1) * layout.slots + s]
+    i, s = pl.program_id(1), pl.program_id(2)
+    j = index_ref[i * layout.slots + s]
 
-    def onto(k_ref: Any, v_ref: Any, keys: Any) -> None:
+    def onto(k_ref: Any, v_ref: Any, keys: Any, *, of_globals: bool = False) -> None:
         refs = (q_ref, do_ref, lse_ref, delta_ref, k_ref, v_ref)
         for head, a in layout.of_heads():
-            _, ds_NS = _weights_and_slopes(refs, head, a, keys)
-            acc_ref[:, head] += _product(ds_NS.astype(k_ref.dtype), k_ref[:, head], over=(1, 0))
+            p_NS, ds_NS = _weights_and_slopes(refs, head, a, keys)
+            ds_NS = ds_NS.astype(k_ref.dtype)
+            acc_ref[:, head] += _product(ds_NS, k_ref[:, head], over=(1, 0))
+            if of_globals:
+                dk_globals_ref[:, head] += _product(ds_NS, q_ref[:, head], over=(0, 0)) * layout.head**-0.5
+                dv_globals_ref[:, head] += _product(p_NS.astype(do_ref.dtype), do_ref[:, head], over=(0, 0))
+
+    # These stay in vector memory through all steps of a batch row.
+    @pl.when((i == 0) & (s == 0))
+    def _begin_globals() -> None:
+        dk_globals_ref[...] = jnp.zeros_like(dk_globals_ref)
+        dv_globals_ref[...] = jnp.zeros_like(dv_globals_ref)
 
     @pl.when(s == 0)
     def _begin() -> None:
         acc_ref[...] = jnp.zeros_like(acc_ref)
         if layout.globals:
-            onto(k_globals_ref, v_globals_ref, layout.globals)
+            onto(k_globals_ref, v_globals_ref, layout.globals, of_globals=True)
 
     @pl.when((j >= 0) & (j < layout.blocks))
     def _edge() -> None:
