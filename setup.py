@@ -38,6 +38,8 @@ setup(
         ],
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        # The TPU compiler, to compile for chips that are not here; another jax needs another one.
+        "plan": ["libtpu==0.0.42.*"],
         "beam": ["apache-beam>=2.65"],
         "bench": ["decord==0.6.0"],
         "remote": ["fsspec>=2025.3", "gcsfs>=2025.3", "s3fs>=2025.3"],
