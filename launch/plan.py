@@ -1,0 +1,107 @@
+"""Tells what a recipe costs under each setting of the dials, before anything runs: operations, memory, time.
+
+    python -m launch.plan --config=configs/demo.py
+    python -m launch.plan --config=configs/demo.py --target=cpu --memory=2GB --frames=8,16,32 --batch_size=8
+    python -m launch.plan --config=configs/demo.py --target=tpu:v5e:2x2 --card=v5e
+
+--target compiles each train step for cpu, cpu:DEVICES, the gpu here or tpu:TOPOLOGY (without a TPU, with the extra
+`plan`), seconds to a minute for each setting; without it only operations are counted. --memory marks the settings that
+fit. Times are estimates from the card's printed figures. docs/cost.md says what is counted.
+"""
+
+import dataclasses
+import json
+import re
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from launch import cli
+from vidlang.cost.cards import UTILISATION, find_card
+from vidlang.cost.table import COUNTS, Request, Row, mark, render, rows
+from vidlang.cost.targets import FORMS, read_target
+from vidlang.train.recipe import Recipe, read_recipe
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to plan.", lock_config=True)
+TARGET = flags.DEFINE_string("target", None, f"What to compile train steps for: {FORMS}. Default: nothing.")
+CARD = flags.DEFINE_string("card", None, "Card whose time a step is estimated for, or cpu. Default: a TPU target's.")
+MEMORY = flags.DEFINE_string("memory", None, "Memory of a device, as in 16GB: marks the settings that fit.")
+FRAMES = flags.DEFINE_list("frames", None, "Frames of a clip to plan for, as in 16,64,256. Default: the config's.")
+BATCH = flags.DEFINE_integer("batch_size", None, "Clips of a step, on all devices. Default: the config's.", 1)
+STAGES = flags.DEFINE_list("stages", None, "Names of the stages to plan. Default: all.")
+SETTINGS = flags.DEFINE_string("settings", "", "Regular expression: only the settings in whose name it is found.")
+FLOPS = flags.DEFINE_multi_enum("flops", list(COUNTS), list(COUNTS), "Ways to count operations; may be repeated.")
+SHARE = flags.DEFINE_float("utilisation", UTILISATION, "Share of the card's peak that steps are taken to reach.")
+JSON = flags.DEFINE_bool("json", False, "Print one JSON list of all rows instead of tables.")
+flags.mark_flag_as_required("config")
+
+UNITS = {"": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table for each stage and number of frames."""
+    del argv
+    recipe = read_recipe(CONFIG.value)
+    request = _request()
+    everything: list[Row] = []
+    for index in _chosen(recipe):
+        found = mark([_told(row, request) for row in rows(recipe, index, request)])
+        everything += found
+        for frames in dict.fromkeys(row.frames for row in found):
+            if not JSON.value:
+                table = render([row for row in found if row.frames == frames], FLOPS.value)
+                print(f"stage {recipe.stages[index].name}, {frames} frames\n{table}\n", flush=True)
+    if JSON.value:
+        print(json.dumps([dataclasses.asdict(row) for row in everything]))
+
+
+def _told(row: Row, request: Request) -> Row:
+    """The row, after a line about it in the log: compiling all of them may take an hour."""
+    if request.target:
+        memory = row.reason or f"{(row.memory or 0) / 1e9:.3g} GB"
+        logging.info("stage %s, %d frames, %s: %s", row.stage, row.frames, row.setting, memory)
+    return row
+
+
+def _request() -> Request:
+    target = read_target(TARGET.value) if TARGET.value else None
+    if (MEMORY.value or CARD.value) and target is None:
+        raise ValueError("--memory and --card are about compiled steps; add --target, for example --target=cpu")
+    card = CARD.value or (target.chip if target else "")
+    if not 0.0 < SHARE.value <= 1.0:
+        raise ValueError(f"--utilisation is a share of a card's peak, above 0 and at most 1; found {SHARE.value}")
+    return Request(
+        target,
+        find_card(card) if card else None,
+        _bytes(MEMORY.value) if MEMORY.value else None,
+        tuple(_frames(text) for text in FRAMES.value or ()),
+        BATCH.value,
+        SHARE.value,
+        SETTINGS.value,
+    )
+
+
+def _chosen(recipe: Recipe) -> list[int]:
+    names = [stage.name for stage in recipe.stages]
+    unknown = [name for name in STAGES.value or () if name not in names]
+    if unknown:
+        raise ValueError(f"--stages names {unknown[0]!r}; the stages are {', '.join(names)}")
+    return [index for index, name in enumerate(names) if not STAGES.value or name in STAGES.value]
+
+
+def _frames(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise ValueError(f"--frames takes numbers of frames, as in 16,64; found {text!r}")
+    return int(text)
+
+
+def _bytes(text: str) -> float:
+    parts = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
+    try:
+        return float(parts[1]) * UNITS[parts[2].upper()]  # type: ignore[index]
+    except (TypeError, ValueError, KeyError):
+        raise ValueError(f"--memory takes a size like 16GB or 16GiB; found {text!r}") from None
+
+
+if __name__ == "__main__":
+    cli.run(main)

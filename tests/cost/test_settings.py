@@ -1,0 +1,48 @@
+"""The settings that a plan compares, and what each makes of a stage."""
+
+import pytest
+
+from vidlang.cost.settings import Setting, apply, encoder, settings, video_stack
+from vidlang.train import build
+
+
+def names(stage):
+    return [setting.name for setting in settings(stage)]
+
+
+def test_published_settings_are_scaled_to_the_depth(recipe):
+    deep = recipe(transformer={"layers": 12, "width": 768, "heads": 12}).stages[0]
+    by_name = {setting.name: setting for setting in settings(deep)}
+    # SViTT's places and AdaVid's runs of three layers.
+    assert by_name["keep 0.7 x 3"].dials["keep"] == ((3, 0.7), (6, 0.7), (9, 0.7))
+    widths = video_stack(apply(deep, by_name["widths d-dec"])).widths
+    assert widths == (768,) * 3 + (576,) * 3 + (384,) * 3 + (192,) * 3
+    assert by_name["mask 0.75 + last 4 layers"].last_layers == 4
+    assert "last 1 layers" in names(recipe().stages[0])
+
+
+def test_a_stages_own_dials_come_first_unless_they_are_in_the_list(recipe):
+    assert "the stage's own" not in names(recipe().stages[0])
+    assert "the stage's own" not in names(recipe(dials={"mask": 0.75}).stages[0])
+    assert names(recipe(dials={"mask": 0.3}).stages[0])[1] == "the stage's own"
+
+
+def test_applying_a_setting_changes_what_it_says_and_nothing_else(recipe):
+    stage = recipe(dials={"mask": 0.3}).stages[0]
+    changed = apply(stage, Setting("x", {"edges": {"local": 1, "random": 1, "block": 8}}, 1), frames=16, batch_size=4)
+    assert build.dials(changed).mask == 0.0 and build.dials(changed).edges.block == 8
+    assert (changed.clip["frames"], changed.batch_size) == (16, 4)
+    assert encoder(changed)[1].frozen_layers == 3 and encoder(stage)[1].frozen_layers == 0
+    assert changed.optimizer == stage.optimizer and changed.model["text"] == stage.model["text"]
+
+
+def test_the_shape_of_a_stack_is_that_of_the_model(recipe):
+    shape = video_stack(recipe(dials={"mask": 0.5, "keep": ((1, 0.5),)}).stages[0])
+    assert (shape.grid, shape.tokens, shape.widths) == ((4, 4, 4), (32, 32, 16, 16), (64,) * 4)
+    assert (shape.patch, shape.cls, shape.edges) == (2 * 8 * 8 * 3, True, None)
+
+
+def test_a_model_without_a_video_encoder_is_said(recipe):
+    stage = recipe(model={"name": "text", "vocab": 8, "max_length": 8, "transformer": {}, "pool": "cls"}).stages[0]
+    with pytest.raises(ValueError, match="the model 'text' of stage 'short' has no section 'video'"):
+        settings(stage)

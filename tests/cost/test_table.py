@@ -1,0 +1,66 @@
+"""Rows of a plan: what is counted, what is refused, which are best."""
+
+import pytest
+
+from vidlang.cost.table import Request, Row, mark, render, rows
+
+
+def plan(recipe, **request):
+    return {row.setting: row for row in rows(recipe, 0, Request(**request))}
+
+
+def test_a_dial_lowers_every_count_and_freezing_that_of_the_step(recipe):
+    found = plan(recipe(), only="off|widths d-dec|^last")
+    assert not any(row.reason for row in found.values())
+    off = found.pop("off")
+    last = found.pop("last 1 layers")
+    assert found and off.tokens == (64, 64)
+    for row in found.values():
+        assert row.step_flops < off.step_flops and row.parameters == off.parameters, row.setting
+        assert all(row.flops[name] < off.flops[name] for name in off.flops), row.setting
+    # Freezing spares a part of the backward pass only.
+    assert last.flops == off.flops and 0.5 * off.step_flops < last.step_flops < 0.8 * off.step_flops
+
+
+def test_true_operations_are_those_of_the_formula_and_of_what_it_leaves_out(recipe):
+    row = plan(recipe(), only="^off$")["off"]
+    words, embed, tokens, width = 8, 8, 64, 64
+    text = words * 24 * width**2 + 4 * words**2 * width
+    stem = 2 * tokens * (2 * 8 * 8 * 3) * width
+    cls = 4 * (24 * width**2 + 4 * (2 * tokens + 1) * width)
+    assert row.flops["true"] == row.flops["adavid"] + text + stem + cls + 2 * 2 * width * embed
+
+
+def test_a_setting_that_the_model_refuses_is_listed_with_its_words(recipe):
+    found = plan(recipe(video={"pool": "mean"}), only="^keep")
+    assert "set video.pool='cls'" in found["keep 0.7 x 3"].reason
+    text = render(list(found.values()), ["true"])
+    assert "not for this model:\nkeep 0.7 x 3: the dial keep ranks tokens" in text
+
+
+def test_frames_that_the_tubelets_do_not_divide_are_a_reason_too(recipe):
+    found = plan(recipe(), frames=(7,), only="^off")
+    assert "7" in found["off"].reason
+
+
+def test_a_pattern_that_no_setting_has_is_an_error(recipe):
+    with pytest.raises(ValueError, match="no setting is called like 'of off'; there are: off, mask 0.5,"):
+        plan(recipe(), only="of off")
+
+
+def row(setting, forward, step, fits, frames=8):
+    return Row("s", frames, setting, flops={"true": forward}, step_flops=step, fits=fits)
+
+
+def test_the_best_of_those_that_fit_computes_the_most():
+    found = mark(
+        [
+            row("off", 10, 30, False),
+            row("mask", 5, 15, True),
+            row("width", 6, 18, True),
+            row("width, last layers", 6, 9, True),
+            row("mask", 5, 15, True, frames=16),
+            row("off", 10, 30, None, frames=32),
+        ]
+    )
+    assert [(each.setting, each.frames) for each in found if each.best] == [("width", 8), ("mask", 16)]

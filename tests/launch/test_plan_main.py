@@ -1,0 +1,99 @@
+"""The planner: flags in, tables or JSON out."""
+
+import json
+
+import pytest
+
+CONFIG = """
+import ml_collections
+
+TRANSFORMER = {"layers": 2, "width": 64, "heads": 4, "mlp": 128, "dtype": "float32", "remat": "full"}
+
+def get_config():
+    stage = {
+        "name": "short",
+        "duration": "4 steps",
+        "batch_size": 2,
+        "model": {
+            "name": "dual_encoder",
+            "video": {"transformer": TRANSFORMER, "tubelet": (1, 4, 4), "pool": "mean"},
+            "text": {"vocab": 64, "max_length": 8, "transformer": {**TRANSFORMER, "layers": 1}, "pool": "mean"},
+            "embed": 8,
+            "temperature": {"init": 0.07, "max_scale": 100.0, "learnable": True},
+        },
+        "data": {"name": "synthetic", "split": "train"},
+        "clip": {
+            "frames": 4,
+            "size": 32,
+            "times": {"name": "segments"},
+            "crop": {"name": "center"},
+            "text_length": 8,
+        },
+        "tokenizer": "tokenizer.json",
+        "objective": {"name": "contrastive", "chunk": 2},
+        "optimizer": {"learning_rate": 0.01},
+    }
+    stages = (ml_collections.ConfigDict(stage),)
+    return ml_collections.ConfigDict({"name": "tiny", "seed": 0, "mesh": {"data": -1}, "stages": stages})
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny_plan.py"
+    path.write_text(CONFIG)
+    return f"--config={path}"
+
+
+def test_a_table_has_a_line_for_each_setting_and_a_reason_for_each_refusal(launch, config):
+    end = launch("launch.plan", config, "--settings=off|mask 0.9|^keep", "--flops=true", "--flops=adavid")
+    assert end.code == 0
+    lines = end.out.splitlines()
+    assert lines[0] == "stage short, 4 frames"
+    assert lines[1].split() == "setting tokens GFLOP true GFLOP adavid TFLOP/step memory time".split()
+    assert [line[:8] for line in lines[2:4]] == ["off     ", "mask 0.9"]
+    assert lines[2].split()[1] == "256" and lines[3].split()[2] == "26"
+    assert "keep 0.7 x 2: the dial keep ranks tokens by what the cls token attends to" in end.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--memory=16GB"], "--memory and --card are about compiled steps; add --target"),
+        (["--target=abacus"], "unknown target 'abacus'; there are cpu, cpu:DEVICES, gpu or tpu:TOPOLOGY"),
+        (["--target=cpu:many"], "cpu:DEVICES takes a number of devices"),
+        (["--target=gpu"], "the target gpu needs a GPU that JAX uses, and here it uses cpu"),
+        (["--target=cpu", "--memory=16 parsecs"], "--memory takes a size like 16GB"),
+        (["--target=cpu", "--card=H1000"], "unknown card 'H1000' (did you mean 'H100'?)"),
+        (["--frames=16,many"], "--frames takes numbers of frames, as in 16,64; found 'many'"),
+        (["--stages=long"], "--stages names 'long'; the stages are short"),
+        (["--utilisation=40"], "--utilisation is a share"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence(launch, config, flags, words):
+    end = launch("launch.plan", config, *flags)
+    assert end.code == 2 and words in end.err and end.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_memory_grows_linearly_with_frames_along_edges_and_faster_without(launch, config):
+    flags = ["--frames=16,32,64", "--settings=^off|edges .1, 3, 56.$", "--batch_size=1"]
+    end = launch("launch.plan", config, *flags, "--target=cpu", "--card=H100", "--memory=100MB", "--json")
+    assert end.code == 0 and "16 frames, off: 0.0" in end.err
+    found = {(row["setting"], row["frames"]): row for row in json.loads(end.out)}
+    assert not any(row["reason"] for row in found.values())
+
+    def growth(setting):
+        first, second, third = (found[setting, frames]["memory"] for frames in (16, 32, 64))
+        return (third - second) / (second - first)
+
+    # From 16 to 32 frames and from 32 to 64: twice as many more, and four times as many pairs.
+    assert growth("edges (1, 3, 56)") == pytest.approx(2.0, abs=0.2)
+    assert growth("off") > 3.5
+    assert found["edges (1, 3, 56)", 64]["seconds"] < found["off", 64]["seconds"]
+    assert found["edges (1, 3, 56)", 64]["fits"] and not found["off", 64]["fits"]
+    assert [key for key, row in found.items() if row["best"]] == [
+        ("off", 16),
+        ("edges (1, 3, 56)", 32),
+        ("edges (1, 3, 56)", 64),
+    ]

@@ -1,0 +1,134 @@
+"""The train step of a stage as a program: built in shapes from its config, as `train` would build it, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidlang.core.config import steps
+from vidlang.core.sharding import Mesh, batch_ways, use_mesh
+from vidlang.cost.trace import matmul_flops
+from vidlang.ops.dials import streams
+from vidlang.train import build, sources
+from vidlang.train.check import MANY
+from vidlang.train.loop import build_optimizer
+from vidlang.train.optimizer import Optimizer
+from vidlang.train.recipe import Recipe
+from vidlang.train.step import (
+    Fields,
+    TrainState,
+    abstract_params,
+    compile_step,
+    pick_inputs,
+    state_shardings,
+    with_video,
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A stage's model, optimizer and step, with the shapes of its parameters and of its batch."""
+
+    model: nn.Module
+    params: Any
+    optimizer: Optimizer
+    step: Callable[..., Any]
+    fields: Fields
+    dials: Any
+
+    @property
+    def batch_size(self) -> int:
+        """Clips of a step, on all devices together."""
+        return int(next(iter(self.fields.values())).shape[0])
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes that one device needs for a train step: what goes in, what comes out, and what lives between.
+
+    aliased: of the outputs, those that take the place of arguments. devices: how many share the step. This is the
+    compiler's plan, not a measurement: the process itself, and a second batch on its way to the device, come on top.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    devices: int = 1
+
+    @property
+    def total(self) -> int:
+        """All of it at once."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that cross the memory bus at least: arguments read, outputs written, temporaries both."""
+        return self.arguments + self.outputs + 2 * self.temporaries
+
+
+def build_program(recipe: Recipe, index: int) -> Program:
+    """The program of a stage; data is read only where the objective wants columns of its tables.
+
+    Of a mixture whose sources have clips of different shapes, it is that of the largest clips.
+    """
+    stage = recipe.stages[index]
+    wants_columns = any(spec.fields for spec in sources.specs(stage))
+    shapes = sources.batch_fields(stage, sources.tables(stage) if wants_columns else None).values()
+    fields = max(shapes, key=lambda fields: max(field.size for field in fields.values()))
+    model = build.model(stage)
+    total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=MANY)
+    optimizer = build_optimizer(model, fields, stage, total)
+    step = build.train_step(recipe, index, model, optimizer)
+    return Program(model, abstract_params(model, fields), optimizer, step, fields, build.dials(stage))
+
+
+def forward_flops(program: Program) -> float:
+    """Operations of the model's forward pass with the stage's dials, for one clip with its text."""
+
+    def forward(params: Any, batch: Any, key: jax.Array) -> Any:
+        batch = with_video(batch)
+        inputs = pick_inputs(program.model, batch)
+        options = dict(train=True, dials=program.dials, rngs=streams(key))
+        outputs = program.model.apply({"params": params}, *inputs, **options)
+        return jax.tree.leaves(outputs)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return matmul_flops(forward, program.params, dict(program.fields), key) / program.batch_size
+
+
+def step_flops(program: Program) -> int:
+    """Operations of a whole train step, of all devices: forward, backward, and what is computed again on the way."""
+
+    def moments(params: Any) -> Any:
+        return program.optimizer.transform.init(program.optimizer.split(params)[0])
+
+    number: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(number, program.params, jax.eval_shape(moments, program.params))
+    return matmul_flops(program.step, state, dict(program.fields))
+
+
+def step_memory(program: Program, mesh: Mesh) -> StepMemory:
+    """Memory of the step compiled for this mesh, on each of its devices; nothing is run."""
+    ways = batch_ways(mesh)
+    if program.batch_size % ways:
+        raise ValueError(
+            f"batch_size {program.batch_size} does not divide over the {ways} devices of the mesh axes data and fsdp; "
+            "choose a multiple"
+        )
+    # Outside of the mesh: its devices may be a topology's, on which nothing can be run, not even the making of a key.
+    state, _ = state_shardings(program.model, program.optimizer, program.fields, mesh)
+    with use_mesh(mesh):
+        found = compile_step(program.step, state, program.fields, mesh).memory_analysis()
+    return StepMemory(
+        found.argument_size_in_bytes,
+        found.output_size_in_bytes,
+        found.alias_size_in_bytes,
+        found.temp_size_in_bytes,
+        mesh.size,
+    )

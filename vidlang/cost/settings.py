@@ -1,0 +1,121 @@
+"""Settings of the dials to compare: those that the papers publish, for a stack of any depth, applied to a stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vidlang.core.config import call
+from vidlang.cost.stack import StackShape, tokens_per_layer
+from vidlang.models import video
+from vidlang.nn.transformer import TransformerSpec
+from vidlang.ops.dials import Dials
+from vidlang.ops.tubelets import token_grid
+from vidlang.ops.widths import schedule
+from vidlang.train import build, sources
+from vidlang.train.recipe import Stage
+
+# Of a pixel.
+CHANNELS = 3
+LAST_LAYERS = 4
+EDGES = ((1, 3, 56), (1, 5, 56))
+KEEP = 0.7
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a plan: what is turned, and whether only the last layers of the video encoder are trained."""
+
+    name: str
+    dials: Mapping[str, Any] = field(default_factory=dict)
+    last_layers: int = 0
+
+
+def settings(stage: Stage) -> list[Setting]:
+    """All off; each dial alone; the published mixtures; the last layers alone; and what the stage itself says."""
+    layers = encoder(stage)[1].layers
+    # SViTT prunes after layers 3, 6 and 9 of 12, counted from 0.
+    keep = {"keep": tuple((layer, KEEP) for layer in sorted({layers * part // 4 for part in (1, 2, 3)}))}
+    edges = {f"edges {given}": {"edges": _edges(*given)} for given in EDGES}
+    last = min(LAST_LAYERS, max(1, layers // 3))
+    found = [
+        Setting("off"),
+        *(Setting(f"mask {share}", {"mask": share}) for share in (0.5, 0.75, 0.9)),
+        Setting("widths d-dec", {"widths": "d-dec"}),
+        Setting("widths half", {"widths": "d-384"}),
+        *(Setting(name, dials) for name, dials in edges.items()),
+        Setting(f"keep {KEEP} x {len(keep['keep'])}", keep),
+        *(Setting(f"{name} + keep {KEEP}", {**dials, **keep}) for name, dials in edges.items()),
+        Setting("mask 0.75 + d-dec", {"mask": 0.75, "widths": "d-dec"}),
+        Setting(f"last {last} layers", {}, last),
+        Setting(f"mask 0.75 + last {last} layers", {"mask": 0.75}, last),
+    ]
+    if build.dials(stage) not in (Dials(), *(call(Dials, each.dials, what="dials") for each in found)):
+        found.insert(1, Setting("the stage's own", stage.dials))
+    return found
+
+
+def apply(stage: Stage, setting: Setting, *, frames: int | None = None, batch_size: int | None = None) -> Stage:
+    """The stage with these dials, and with other clips or batches where they are given."""
+    changes: dict[str, Any] = {"dials": dict(setting.dials)}
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
+    if frames is not None:
+        if sources.is_mixture(stage):
+            raise ValueError(
+                f"stage {stage.name!r} mixes sources with clips of their own; give their frames in the config, not by "
+                "--frames"
+            )
+        changes["clip"] = {**stage.clip, "frames": frames}
+    if setting.last_layers:
+        section, spec, path = encoder(stage)
+        transformer = {**section["transformer"], "frozen_layers": spec.layers - setting.last_layers}
+        changes["model"] = _with(stage.model, path, {**section, "transformer": transformer})
+    return dataclasses.replace(stage, **changes)
+
+
+def encoder(stage: Stage) -> tuple[dict[str, Any], TransformerSpec, tuple[str, ...]]:
+    """(the section of the stage's video encoder, its transformer, the keys that lead to the section)."""
+    name, options = build.named(stage.model, "model")
+    path: tuple[str, ...] = () if name == "video" else ("video",)
+    section = options if name == "video" else options.get("video")
+    if not isinstance(section, Mapping) or "transformer" not in section:
+        raise ValueError(
+            f"the model {name!r} of stage {stage.name!r} has no section 'video' with a transformer, so there are no "
+            "dials to compare; plan a stage whose model has a video encoder"
+        )
+    spec: TransformerSpec = call(TransformerSpec, section["transformer"], what="video.transformer")
+    return dict(section), spec, path
+
+
+def video_stack(stage: Stage) -> StackShape:
+    """What the video encoder of the stage computes for one clip under the stage's dials; of a mixture, its largest."""
+    section, spec, _ = encoder(stage)
+    model = call(video.Model, section, what="model.video")
+    clip = max(sources.specs(stage), key=lambda clip: clip.frames * clip.size**2)
+    dials = build.dials(stage)
+    grid = token_grid((clip.frames, clip.size, clip.size), model.tubelet)
+    # Widths that are drawn in each step cost at most what the full one does.
+    static = dials.widths if isinstance(dials.widths, str | tuple) else (spec.width,) * spec.layers
+    edges = dials.edges
+    return StackShape(
+        width=spec.width,
+        mlp=spec.mlp,
+        widths=schedule(static, layers=spec.layers, width=spec.width, head_size=spec.width // spec.heads),
+        grid=grid,
+        tokens=tokens_per_layer(grid[0] * grid[1] * grid[2], spec.layers, mask=dials.mask, keep=dials.keep),
+        patch=model.tubelet[0] * model.tubelet[1] * model.tubelet[2] * CHANNELS,
+        cls=model.pool == "cls",
+        edges=None if edges is None else (edges.local, edges.random, edges.block),
+    )
+
+
+def _edges(local: int, random: int, block: int) -> dict[str, int]:
+    return {"local": local, "random": random, "block": block}
+
+
+def _with(model: Mapping[str, Any], path: tuple[str, ...], section: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's section with the video encoder's replaced."""
+    return {**model, path[0]: section} if path else {"name": model["name"], **section}
