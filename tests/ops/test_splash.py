@@ -60,11 +60,11 @@ def test_another_graph_needs_no_compilation() -> None:
 
 
 def test_a_block_that_does_not_exist_is_an_empty_slot() -> None:
-    case = part_block()
-    expected = case.by_hand()
-    case.index[case.index < 0] = len(case.index)
-    for found, other in zip(value_and_gradients(case), expected, strict=True):
-        np.testing.assert_allclose(found, other, atol=3e-6)
+    case = Case(0, 40, 16, 20, [[0, 3, 1], [3, 4, 3], [1, 0, 3]])
+    found = value_and_gradients(case)
+    case.index[case.index > 2] = -1
+    for one, other in zip(found, case.by_hand(), strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-6)
 
 
 def test_dense_sees_every_token_and_no_padding() -> None:
@@ -120,7 +120,7 @@ def temporaries(case):
         sparse = lambda *qkv: splash_sparse(*qkv, graph, globals=1)
         return jax.vjp(splash_dense if name == "dense" else sparse, q, k, v)[1](do)
 
-    # Half the compiler's time, for a little more memory.
+    # Half the compiler's time; and all temporaries lie in main memory, so that they are counted.
     options = {"exec_time_optimization_effort": -1.0}
     compiled = jax.jit(gradients).lower(x, x, x, x, index).compile(compiler_options=options)
     return *case, compiled.memory_analysis().temp_size_in_bytes, compiled.as_text().count('"tpu_custom_call"')
@@ -149,5 +149,4 @@ def test_compiles_for_tpus_in_memory_linear_in_the_tokens(repository: Path) -> N
         limit = 50_000 if name == "dense" else 20_000
         assert size / (8 * (1 + 196 * frames)) < limit, (chip, name, frames, size)
         if frames == 64:
-            # Four times the tokens. Some smaller arrays lie in vector memory, which is not counted.
-            assert size / sizes[chip, name, 16] < 5, (chip, name, size)
+            assert size / sizes[chip, name, 16] < 4.2, (chip, name, size)  # four times the tokens
