@@ -114,8 +114,9 @@ def test_triton_lowers_forward_and_backward(dtype: jnp.dtype, block: int, head: 
     [
         ({"tokens": 21}, "1 global tokens and a graph of 21 tokens do not make the 21 tokens of q"),
         ({"globals": 0}, "0 global tokens and a graph of 20 tokens"),
-        ({"block": 5}, r"one row for each of its 4 blocks; found int32 \(2, 2\) for 20 tokens in blocks of 5"),
-        ({"index": jnp.zeros((2, 2))}, "is int32 with one row for each of its 2 blocks; found float32"),
+        ({"block": 5}, r"a row for each of its 4 blocks; found int32 \(2, 2\) for 20 tokens in blocks of 5"),
+        ({"index": jnp.zeros((2, 0), jnp.int32)}, r"a slot or more .*; found int32 \(2, 0\)"),
+        ({"index": jnp.zeros((2, 2))}, "is int32 with a slot or more in a row for each of its 2 blocks; found float32"),
         ({"k": jnp.ones((2, 21, 2, 8))}, "q, k and v of one shape"),
         ({"v": jnp.ones((2, 21, 2, 16), jnp.bfloat16)}, "one dtype .*; found bfloat16, float32"),
     ],

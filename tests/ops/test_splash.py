@@ -85,6 +85,10 @@ def test_a_request_that_cannot_be_served_says_so() -> None:
         splash_sparse(q, k, v, case.graph(), globals=2)
     with pytest.raises(ValueError, match="q, k and v of one shape"):
         splash_dense(q, k[:, 1:], v)
+    half = [x.astype(jnp.float16) for x in (q, k, v)]
+    for attention in (splash_dense, lambda *qkv: splash_sparse(*qkv, case.graph(), globals=1)):
+        with pytest.raises(ValueError, match="take bfloat16 or float32; found float16"):
+            attention(*half)
 
 
 # Compiles forward and backward of attention for TPUs and prints the bytes of its temporaries and its kernels.

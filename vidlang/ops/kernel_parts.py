@@ -35,8 +35,16 @@ def check_request(q_BNAK: jax.Array, k_BNAK: jax.Array, v_BNAK: jax.Array, graph
         )
     index_QK, rows = graph.index_QK, -(-graph.tokens // max(graph.block, 1))
     found = f"found {index_QK.dtype} {index_QK.shape} for {graph.tokens} tokens in blocks of {graph.block}"
-    if graph.block < 1 or index_QK.ndim != 2 or index_QK.shape[0] != rows or index_QK.dtype != jnp.int32:
-        raise ValueError(f"a block graph's index is int32 with one row for each of its {rows} blocks; {found}")
+    if (
+        graph.block < 1
+        or index_QK.ndim != 2
+        or index_QK.shape[0] != rows
+        or not index_QK.shape[1]
+        or index_QK.dtype != jnp.int32
+    ):
+        raise ValueError(
+            f"a block graph's index is int32 with a slot or more in a row for each of its {rows} blocks; {found}"
+        )
 
 
 def edges_by_query(index_QK: jax.Array) -> tuple[jax.Array, jax.Array]:

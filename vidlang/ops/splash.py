@@ -39,6 +39,7 @@ def splash_dense(q_BNAK: jax.Array, k_BNAK: jax.Array, v_BNAK: jax.Array, *, int
     if q_BNAK.ndim != 4 or not q_BNAK.shape == k_BNAK.shape == v_BNAK.shape:
         shapes = f"q {q_BNAK.shape}, k {k_BNAK.shape}, v {v_BNAK.shape}"
         raise ValueError(f"splash attention takes q, k and v of one shape [B, N, A, K]; found {shapes}")
+    _check_dtype(q_BNAK)
     _, tokens, heads, head = q_BNAK.shape
     tile = min(DENSE_TILE, -(-tokens // LANES) * LANES)
     padded = -(-tokens // tile) * tile
@@ -88,10 +89,16 @@ def splash_sparse(
     arithmetic on any device, slowly.
     """
     check_request(q_BNAK, k_BNAK, v_BNAK, graph, globals)
+    _check_dtype(q_BNAK)
     blocks, slots = graph.index_QK.shape
     heads, head = q_BNAK.shape[2:]
     kernels = _OnTpu(globals, graph.tokens, graph.block, blocks, slots, heads, head, interpret)
     return graph_attention(kernels, globals, q_BNAK, k_BNAK, v_BNAK, graph.index_QK)
+
+
+def _check_dtype(q_BNAK: jax.Array) -> None:
+    if q_BNAK.dtype not in (jnp.bfloat16, jnp.float32):
+        raise ValueError(f"kernels on TPUs take bfloat16 or float32; found {q_BNAK.dtype}, so cast q, k and v")
 
 
 def _edges_by_key(index_QK: jax.Array) -> tuple[jax.Array, jax.Array]:
