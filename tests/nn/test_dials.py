@@ -133,9 +133,11 @@ def test_full_width_is_the_model_without_slicing() -> None:
 
 
 def test_fifty_schedules_are_one_compilation() -> None:
+    p = params()
+
     @jax.jit
     def pooled(widths: DrawnWidths) -> jax.Array:
-        return make().apply(params(), VIDEO, train=True, dials=Dials(widths=widths)).pooled_BD
+        return make().apply(p, VIDEO, train=True, dials=Dials(widths=widths)).pooled_BD
 
     rng, found = np.random.default_rng(0), set()
     for _ in range(50):

@@ -288,6 +288,7 @@ def test_auto_takes_what_serves() -> None:
         assert best_here(**(good | change)) == "gather", change
     assert best_here(**(good | {"platform": "tpu"})) == "splash"
     assert best_here(**(good | {"platform": "tpu", "biased": True})) == "gather"
+    assert best_here(**(good | {"platform": "tpu", "dtype": jnp.dtype(jnp.float16)})) == "gather"
 
 
 def test_a_kernel_that_cannot_serve_says_why() -> None:

@@ -39,6 +39,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "position": (),
     "patch": (),
     "joint": (),
+    "rank": (),
     "norm": (),
 }
 

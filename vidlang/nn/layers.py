@@ -50,6 +50,8 @@ class Linear(nn.Module):
 
     A narrower input meets the first entries of the kernel's axes, and `take` asks for as many of the output's: that is
     a layer at another width. Axes of heads and hidden units are cut in each of `groups` parts alike.
+
+    `lora` = (rank, scale) adds scale * up(down(x)), a map of low rank that starts at zero.
     """
 
     into: tuple[int, ...]
@@ -59,6 +61,7 @@ class Linear(nn.Module):
     bias: bool = True
     kernel_init: Initializer = KERNEL_INIT
     groups: int = 1
+    lora: tuple[int, float] = (0, 1.0)
 
     @nn.compact
     def __call__(self, x: jax.Array, *, take: tuple[int, ...] | None = None) -> jax.Array:
@@ -80,7 +83,17 @@ class Linear(nn.Module):
             offset = parameter(self, "bias", nn.initializers.zeros, self.out, self.names[count:])
             offset = self._cut(offset, self.names[count:], out).astype(self.dtype)
             y = y + offset.reshape((1,) * (y.ndim - offset.ndim) + offset.shape)
-        return y
+        rank, scale = self.lora
+        return y + scale * self._low_rank(x, rank, out) if rank else y
+
+    def _low_rank(self, x: jax.Array, rank: int, out: tuple[int, ...]) -> jax.Array:
+        count = len(self.into)
+        names = (*self.names[:count], "rank"), ("rank", *self.names[count:])
+        how: dict[str, Any] = {"dtype": self.dtype, "bias": False, "groups": self.groups}
+        draw, zeros = nn.initializers.he_uniform(), nn.initializers.zeros
+        down = Linear(self.into, (rank,), names[0], kernel_init=draw, name="lora_down", **how)
+        up = Linear((rank,), self.out, names[1], kernel_init=zeros, name="lora_up", **how)
+        return up(down(x), take=out)
 
     def _cut(self, x: jax.Array, names: tuple[str, ...], sizes: tuple[int, ...]) -> jax.Array:
         """The first entries of each axis; a whole one is left as it is."""

@@ -74,11 +74,11 @@ def sparse_attention(
 def best_here(platform: str, dtype: jnp.dtype, *, head_size: int, biased: bool) -> str:
     """What "auto" takes: pallas on GPUs in half precision with heads of 64 or 128, splash on TPUs, else gather.
 
-    Only gather and slots know a bias.
+    Only gather and slots know a bias, and no TPU knows float16.
     """
     if platform == "gpu" and dtype in HALF and head_size in KERNEL_HEADS and not biased:
         return "pallas"
-    return "splash" if platform == "tpu" and not biased else "gather"
+    return "splash" if platform == "tpu" and dtype != jnp.float16 and not biased else "gather"
 
 
 def refused(implementation: str, platform: str, *, biased: bool) -> str | None:

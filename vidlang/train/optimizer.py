@@ -92,6 +92,7 @@ def make_optimizer(
     b2: float = 0.999,
     eps: float = 1e-8,
     freeze: Sequence[str] = (),
+    train_only: Sequence[str] | None = None,
     learning_rate_scales: Sequence[tuple[str, float]] = (),
     freeze_rows: Mapping[str, int | None] = NOTHING_MORE,
 ) -> Optimizer:
@@ -99,6 +100,7 @@ def make_optimizer(
 
     `params` may be abstract: only paths count. `no_decay` replaces the default rule (biases, norms, scales, positions
     and cls tokens do not decay). `learning_rate_scales` are (pattern, factor) pairs; the first that matches holds.
+    `train_only` freezes whatever none of its patterns matches; what `freeze` matches too stays frozen.
     `freeze_rows` is what the model itself freezes: pattern to number of first rows, or None for all of them.
     """
     for name, value in {"learning_rate": learning_rate, "final_learning_rate": final_learning_rate}.items():
@@ -113,9 +115,13 @@ def make_optimizer(
     check_patterns("optimizer.no_decay", () if no_decay is None else no_decay)
     _check_scales(learning_rate_scales)
     frozen = path_mask(params, freeze, what="optimizer.freeze")
+    if train_only is not None:
+        check_patterns("optimizer.train_only", train_only)
+        chosen = path_mask(params, train_only, what="optimizer.train_only")
+        frozen = jax.tree.map(lambda fixed, wanted: fixed or not wanted, frozen, chosen)
     frozen = _with_rows(params, frozen, freeze_rows)
     if all(fixed is True for fixed in jax.tree.leaves(frozen)):
-        raise ValueError(f"optimizer.freeze {tuple(freeze)} matches every parameter; nothing is left to train")
+        raise ValueError(f"optimizer.freeze {tuple(freeze)} and train_only {train_only}: nothing is left to train")
     follow = make_schedule(
         schedule,
         peak=learning_rate,
