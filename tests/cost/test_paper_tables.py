@@ -55,7 +55,7 @@ def test_adavid_table_3_is_one_pass_over_all_frames(frames, printed):
 
 def svitt_shape(frames, keep, edges):
     rates = [(layer, keep) for layer in (3, 6, 9)]
-    tokens = tokens_per_layer(frames * 196, 12, keep=rates)
+    tokens = tokens_per_layer(frames * 196, 12, rates)
     return vit_b(frames, tokens=tokens, edges=edges, cls=True)
 
 

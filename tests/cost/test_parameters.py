@@ -17,8 +17,8 @@ def params(**transformer):
     return jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)["params"])
 
 
-def shape(*widths):
-    return StackShape(64, 128, widths, grid=(2, 2, 2), tokens=(8,) * len(widths), patch=384)
+def shape(*widths, layout="joint"):
+    return StackShape(64, 128, widths, grid=(2, 2, 2), tokens=(8,) * len(widths), patch=384, layout=layout)
 
 
 def test_the_full_width_touches_every_parameter_of_the_layers():
@@ -33,3 +33,8 @@ def test_the_full_width_touches_every_parameter_of_the_layers():
 def test_a_width_touches_what_a_model_of_that_width_has(width):
     narrow = params(width=width, heads=width // 16, mlp=2 * width)
     assert touched(shape(width, width)) == count(narrow["stack"])
+
+
+@pytest.mark.parametrize("layout", ["divided", "timesformer", "factorized"])
+def test_an_attention_over_time_has_parameters_of_its_own(layout):
+    assert touched(shape(64, 64, layout=layout)) == count(params(layout=layout)["stack"])

@@ -13,9 +13,9 @@ def shape(**changes):
 
 def test_tokens_fall_after_the_named_layers_and_are_rounded_up():
     # The counts of SViTT's code at four frames.
-    found = tokens_per_layer(784, 12, keep=((3, 0.7), (6, 0.7), (9, 0.7)))
+    found = tokens_per_layer(784, 12, ((3, 0.7), (6, 0.7), (9, 0.7)))
     assert found == (784,) * 4 + (549,) * 3 + (385,) * 3 + (270,) * 2
-    assert tokens_per_layer(100, 2, mask=0.75, keep=((0, 0.5),)) == (25, 13)
+    assert tokens_per_layer(25, 2, ((0, 0.5),)) == (25, 13)
 
 
 def test_half_a_width_costs_a_quarter_of_the_linear_maps():
@@ -38,12 +38,12 @@ def test_a_block_of_edges_beyond_the_tokens_is_dense_attention():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"layout": "diagonal"}, "unknown attention layout 'diagonal'; there are: joint, divided"),
+        ({"layout": "diagonal"}, "unknown attention layout 'diagonal'; there are: joint, divided,"),
         ({"widths": (64,)}, "found 1 widths and 2 numbers of tokens"),
         ({"widths": (64, 128)}, "between 1 and the full width 64"),
         ({"tokens": (33, 32)}, "layers see 1 to 32 tokens"),
-        ({"layout": "divided", "tokens": (32, 16)}, "need the joint layout"),
-        ({"layout": "divided", "edges": (1, 1, 8)}, "need the joint layout"),
+        ({"layout": "divided", "tokens": (32, 17)}, "equally many tokens at each of its 2 times"),
+        ({"layout": "frames", "edges": (1, 1, 8)}, "no edges"),
     ],
 )
 def test_what_cannot_be_is_said(changes, words):
@@ -53,4 +53,4 @@ def test_what_cannot_be_is_said(changes, words):
 
 def test_a_layer_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="keep names layer 12; layers are numbered from 0 to 11"):
-        tokens_per_layer(784, 12, keep=((12, 0.7),))
+        tokens_per_layer(784, 12, ((12, 0.7),))

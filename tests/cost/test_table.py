@@ -64,3 +64,21 @@ def test_the_best_of_those_that_fit_computes_the_most():
         ]
     )
     assert [(each.setting, each.frames) for each in found if each.best] == [("width", 8), ("mask", 16)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "tubelet"), [("divided", (2, 8, 8)), ("factorized", (2, 8, 8)), ("frames", (1, 8, 8))]
+)
+def test_layouts_are_counted_as_they_run(recipe, layout, tubelet):
+    changed = recipe(frames=4, transformer={"layout": layout}, video={"pool": "mean", "tubelet": tubelet})
+    found = plan(changed, only="^off|mask 0.5")
+    times, width = 4 // tubelet[0], 64
+    for setting, places in (("off", 16), ("mask 0.5", 8)):
+        assert not found[setting].reason
+        attentions, keys = (1, places) if layout == "frames" else (2, places + times)
+        tokens = times * places
+        linear = tokens * (8 * attentions * width**2 + 4 * width * 256)
+        assert found[setting].flops["adavid"] == 4 * (linear + 4 * tokens * keys * width)
+    # Of the whole model, masking changes only the stack; what it really computes falls by what the formula says.
+    fall = {name: found["off"].flops[name] - found["mask 0.5"].flops[name] for name in ("adavid", "true")}
+    assert fall["true"] == fall["adavid"]

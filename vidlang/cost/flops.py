@@ -33,7 +33,7 @@ def svitt(shape: StackShape) -> int:
     total = 2 * math.prod(shape.grid) * shape.patch * shape.width
     for grid_tokens, width in zip(shape.tokens, shape.widths, strict=True):
         tokens = grid_tokens + shape.global_tokens
-        keys = shape.keys(grid_tokens) + shape.global_tokens
+        keys = shape.keys(grid_tokens) + int(shape.cls) * shape.attentions
         total += _linear(shape, tokens, width) + tokens * keys * width
     return total
 
@@ -43,5 +43,4 @@ CONVENTIONS: dict[str, Callable[[StackShape], int]] = {"adavid": adavid, "svitt"
 
 def _linear(shape: StackShape, tokens: int, width: int) -> int:
     """Query, key, value and output of each attention, and both maps of the mlp."""
-    attentions = 2 if shape.layout == "divided" else 1
-    return tokens * width * (8 * attentions * width + 4 * shape.hidden(width))
+    return tokens * width * (8 * shape.attentions * width + 4 * shape.hidden(width))

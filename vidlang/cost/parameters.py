@@ -20,14 +20,17 @@ def size_bytes(params: Any) -> int:
 
 
 def touched(shape: StackShape) -> int:
-    """Parameters of the stack's layers that are used at their widths: matrices, offsets and norms."""
+    """Parameters of the stack's layers that are used at their widths: matrices, offsets, norms and gates.
+
+    Adapters, low-rank updates and tables of relative positions, where a model has them, are not among these.
+    """
     return sum(_layer(shape, width) for width in shape.widths)
 
 
 def _layer(shape: StackShape, width: int) -> int:
-    attentions = 2 if shape.layout == "divided" else 1
     hidden = shape.hidden(width)
-    attention = attentions * (4 * width * width + 4 * width)
+    attention = shape.attentions * (4 * width * width + 4 * width)
     mlp = 2 * width * hidden + hidden + width
-    norms = (attentions + 1) * 2 * width
-    return attention + mlp + norms
+    norms = (shape.attentions + 1) * 2 * width
+    gate = int(shape.layout == "factorized")
+    return attention + mlp + norms + gate

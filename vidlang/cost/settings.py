@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from vidlang.core.config import call
 from vidlang.cost.stack import StackShape, tokens_per_layer
 from vidlang.models import video
 from vidlang.nn.transformer import TransformerSpec
 from vidlang.ops.dials import Dials
-from vidlang.ops.tubelets import token_grid
-from vidlang.ops.widths import schedule
+from vidlang.ops.masking import keep
+from vidlang.ops.tubelets import Size3
 from vidlang.train import build, sources
 from vidlang.train.recipe import Stage
 
@@ -35,22 +39,25 @@ class Setting:
 
 def settings(stage: Stage) -> list[Setting]:
     """All off; each dial alone; the published mixtures; the last layers alone; and what the stage itself says."""
-    layers = encoder(stage)[1].layers
+    spec = encoder(stage)[1]
+    layers = spec.layers
     # SViTT prunes after layers 3, 6 and 9 of 12, counted from 0.
-    keep = {"keep": tuple((layer, KEEP) for layer in sorted({layers * part // 4 for part in (1, 2, 3)}))}
+    pruned = {"keep": tuple((layer, KEEP) for layer in sorted({layers * part // 4 for part in (1, 2, 3)}))}
     edges = {f"edges {given}": {"edges": _edges(*given)} for given in EDGES}
+    # Where attention runs along rows of a grid, a mask must leave whole rows.
+    kind = {} if spec.layout == "joint" else {"mask_kind": "tube"}
     last = min(LAST_LAYERS, max(1, layers // 3))
     found = [
         Setting("off"),
-        *(Setting(f"mask {share}", {"mask": share}) for share in (0.5, 0.75, 0.9)),
+        *(Setting(f"mask {share}", {"mask": share, **kind}) for share in (0.5, 0.75, 0.9)),
         Setting("widths d-dec", {"widths": "d-dec"}),
         Setting("widths half", {"widths": "d-384"}),
         *(Setting(name, dials) for name, dials in edges.items()),
-        Setting(f"keep {KEEP} x {len(keep['keep'])}", keep),
-        *(Setting(f"{name} + keep {KEEP}", {**dials, **keep}) for name, dials in edges.items()),
-        Setting("mask 0.75 + d-dec", {"mask": 0.75, "widths": "d-dec"}),
+        Setting(f"keep {KEEP} x {len(pruned['keep'])}", pruned),
+        *(Setting(f"{name} + keep {KEEP}", {**dials, **pruned}) for name, dials in edges.items()),
+        Setting("mask 0.75 + d-dec", {"mask": 0.75, "widths": "d-dec", **kind}),
         Setting(f"last {last} layers", {}, last),
-        Setting(f"mask 0.75 + last {last} layers", {"mask": 0.75}, last),
+        Setting(f"mask 0.75 + last {last} layers", {"mask": 0.75, **kind}, last),
     ]
     if build.dials(stage) not in (Dials(), *(call(Dials, each.dials, what="dials") for each in found)):
         found.insert(1, Setting("the stage's own", stage.dials))
@@ -96,20 +103,34 @@ def video_stack(stage: Stage) -> StackShape:
     model = call(video.Model, section, what="model.video")
     clip = max(sources.specs(stage), key=lambda clip: clip.frames * clip.size**2)
     dials = build.dials(stage)
-    grid = token_grid((clip.frames, clip.size, clip.size), model.tubelet)
+    grid = video.grid_of(model, (clip.frames, clip.size, clip.size))
+    if grid is None:
+        raise ValueError("the papers' formulas are for one grid of tokens, and video.views cuts clips into several")
     # Widths that are drawn in each step cost at most what the full one does.
-    static = dials.widths if isinstance(dials.widths, str | tuple) else (spec.width,) * spec.layers
+    static = isinstance(dials.widths, str | tuple)
+    widths = spec.widths(dials.widths) if static else spec.schedule or (spec.width,) * spec.layers
     edges = dials.edges
     return StackShape(
         width=spec.width,
         mlp=spec.mlp,
-        widths=schedule(static, layers=spec.layers, width=spec.width, head_size=spec.width // spec.heads),
+        widths=widths,
         grid=grid,
-        tokens=tokens_per_layer(grid[0] * grid[1] * grid[2], spec.layers, mask=dials.mask, keep=dials.keep),
+        tokens=tokens_per_layer(_kept(grid, dials), spec.layers, dials.keep),
         patch=model.tubelet[0] * model.tubelet[1] * model.tubelet[2] * CHANNELS,
         cls=model.pool == "cls",
+        layout=spec.layout,
         edges=None if edges is None else (edges.local, edges.random, edges.block),
     )
+
+
+def _kept(grid: Size3, dials: Dials) -> int:
+    """How many tokens the mask leaves."""
+    whole = jax.ShapeDtypeStruct((1, math.prod(grid), 1), jnp.float32)
+    if not dials.mask:
+        return whole.shape[1]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    kept = jax.eval_shape(lambda key, x_BND: keep(key, x_BND, grid, dials.mask, dials.mask_kind)[1], key, whole)
+    return int(kept.shape[1])
 
 
 def _edges(local: int, random: int, block: int) -> dict[str, int]:
