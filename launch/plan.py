@@ -5,8 +5,8 @@
     python -m launch.plan --config=configs/demo.py --target=tpu:v5e:2x2 --card=v5e
 
 --target compiles each train step for cpu, cpu:DEVICES, the gpu here or tpu:TOPOLOGY (without a TPU, with the extra
-`plan`), seconds to a minute for each setting; without it only operations are counted. --memory marks the settings that
-fit. Times are estimates from the card's printed figures. docs/cost.md says what is counted.
+`plan`), which takes from seconds to two minutes for each setting; without it only operations are counted. --memory
+marks the settings that fit. Times are estimates from the card's printed figures. docs/cost.md says what is counted.
 """
 
 import dataclasses

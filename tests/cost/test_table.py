@@ -58,7 +58,8 @@ def test_the_best_of_those_that_fit_computes_the_most():
             row("off", 10, 30, False),
             row("mask", 5, 15, True),
             row("width", 6, 18, True),
-            row("width, last layers", 6, 9, True),
+            row("edges, last layers", 8, 12, True),
+            row("mask and width", 4, 18, True),
             row("mask", 5, 15, True, frames=16),
             row("off", 10, 30, None, frames=32),
         ]

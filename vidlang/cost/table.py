@@ -83,13 +83,15 @@ def rows(recipe: Recipe, index: int, request: Request) -> Iterator[Row]:
 
 
 def mark(found: Sequence[Row]) -> list[Row]:
-    """The same rows, with the best one of each stage and number of frames marked: of those that fit, the one that
-    computes most in its forward pass, and of equal ones that which trains most."""
+    """The same rows, with one of each stage and number of frames marked: that which fits and whose step computes most.
+
+    Of equal ones it is that whose forward pass computes most.
+    """
     marked = list(found)
     for key in {(row.stage, row.frames) for row in found}:
         fitting = [i for i, row in enumerate(found) if (row.stage, row.frames) == key and row.fits]
         if fitting:
-            best = max(fitting, key=lambda i: (found[i].flops["true"], found[i].step_flops))
+            best = max(fitting, key=lambda i: (found[i].step_flops, found[i].flops["true"]))
             marked[best] = dataclasses.replace(found[best], best=True)
     return marked
 
