@@ -198,7 +198,7 @@ class Model(nn.Module):
         in_time = not self.by_frame and (not image or self.is_initializing())
         temporal_TD = self._positions("temporal", grid[0], f"{frames} frames") if in_time else None
         spatial_ND = self._positions("spatial", grid[1] * grid[2], f"{height}x{width} pixels")
-        if temporal_TD is None or image:
+        if temporal_TD is None:
             return jnp.tile(spatial_ND, (grid[0], 1))[None]
         return space_time(temporal_TD, spatial_ND)[None]
 
