@@ -17,12 +17,12 @@ from flax.errors import ScopeParamShapeError
 
 from vidlang.core.config import steps
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
-from vidlang.core.tree import merge
+from vidlang.core.tree import MergeReport, merge
 from vidlang.data.crops import choose_crop
 from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec
 from vidlang.ops.dials import OFF, Dials, streams
-from vidlang.train import build, sources
+from vidlang.train import build, carry, sources
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
 from vidlang.train.recipe import Recipe, Runtime, Stage
@@ -56,7 +56,7 @@ def check_recipe(recipe: Recipe) -> None:
                 has_columns = any(spec.fields for spec in specs)
                 params = None if has_columns else _check_step(recipe, index, specs, total, mesh)
                 if not stage.init_from and before is not None and params is not None:
-                    _check_params_fit(params, before, recipe.stages[index - 1].name, stage.init_allow)
+                    _check_params_fit(params, before, stage, recipe.stages[index - 1])
             before = params
 
 
@@ -177,23 +177,30 @@ def _in_shapes(function: Callable[..., Any], tree: Any, fields: Fields) -> None:
         raise ValueError(f"its clips need another model than the stage's clips do: {error}") from error
 
 
-def _check_params_fit(params: Any, before: Any, name: str, allow: tuple[str, ...]) -> None:
+def _check_params_fit(params: Any, before: Any, stage: Stage, last: Stage) -> None:
     """Raises what taking the parameters of the stage before would raise at its end."""
-    reports = []
+    reports: list[MergeReport] = []
+    towers = [carry.tower(each.model, _first_fields(each)) for each in (last, stage)]
 
     def take(target: Any, source: Any) -> Any:
+        source, _ = carry.carry(source, target, *towers)
         merged, report = merge(target, source)
         reports.append(report)
         return merged
 
     jax.eval_shape(take, params, before)
     try:
-        reports[0].raise_unless(allow)
+        reports[0].raise_unless(stage.init_allow)
     except ValueError as error:
         raise ValueError(
-            f"what stage {name!r} trains does not fit this stage's model: {error}; such patterns go into the stage's "
-            "init_allow"
+            f"what stage {last.name!r} trains does not fit this stage's model: {error}; such patterns go into the "
+            "stage's init_allow"
         ) from None
+
+
+def _first_fields(stage: Stage) -> Fields:
+    """Those of the first source, which parameters are made for."""
+    return next(iter(sources.batch_fields(stage, None).values()))
 
 
 def _is_whole(value: Any) -> bool:

@@ -23,14 +23,14 @@ from vidlang.core.config import call, steps
 from vidlang.core.metrics import SilentWriter, Writer, format_number, read_history
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
 from vidlang.data.clips import ClipTable
-from vidlang.train import build, sources
+from vidlang.train import build, carry, sources
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.feed import Feed
 from vidlang.train.meter import Meter
 from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.predict import Evaluations, Predict, is_due
 from vidlang.train.recipe import Recipe, Stage
-from vidlang.train.saved import check_same_data, find_checkpoint, make_note, restore_params
+from vidlang.train.saved import check_same_data, fields_of, find_checkpoint, make_note, read_note, restore_params
 from vidlang.train.signals import EvaluationLeft, Interrupted, StopRequest
 from vidlang.train.step import (
     Fields,
@@ -74,7 +74,7 @@ def train_stage(
         if state is None:
             state, origin = create_state(model, optimizer, fields, mesh, recipe.seed_of(index)), "scratch"
             if init_from:
-                state, origin = take_params(state, init_from, stage.init_allow, mesh)
+                state, origin = take_params(state, init_from, stage, fields, mesh)
         start = int(jax.device_get(state.step))
 
         writer = open_writer(folder, stage.name, total, start, runtime.log_every)
@@ -159,19 +159,22 @@ def build_optimizer(model: nn.Module, fields: Fields, stage: Stage, total: int) 
     return call(make_optimizer, stage.optimizer, what="optimizer", params=params, freeze_rows=own, **counts)
 
 
-def take_params(state: TrainState, path: str, allow: Sequence[str], mesh: Mesh) -> tuple[TrainState, str]:
+def take_params(state: TrainState, path: str, stage: Stage, fields: Fields, mesh: Mesh) -> tuple[TrainState, str]:
     """(the state with the parameters of another checkpoint, a report); the step and the moments stay fresh."""
     stage_folder, step = find_checkpoint(path)
-    source = restore_params(stage_folder, step, mesh, like=state.params)
+    source, note = restore_params(stage_folder, step, mesh, like=state.params), read_note(stage_folder, step)
+    before = carry.tower(note["config"]["stages"][note["stage"]]["model"], fields_of(note, stage.batch_size))
+    here = carry.tower(stage.model, fields)
+    source, changes = carry.carry_arrays(source, state.params, before, here, mesh)
     params, report = tree.merge(state.params, source)
     origin = f"step {step} of {stage_folder}"
     try:
-        report.raise_unless(allow)
+        report.raise_unless(stage.init_allow)
     except ValueError as error:
         raise ValueError(
             f"{origin} does not fit this stage's model: {error}; such patterns go into the stage's init_allow"
         ) from None
-    return TrainState(state.step, params, state.opt_state), f"{origin}: {report}"
+    return TrainState(state.step, params, state.opt_state), f"{origin}: {report}{carry.describe(changes)}"
 
 
 def open_writer(folder: Path, label: str, total: int, start: int, log_every: int) -> Writer:
