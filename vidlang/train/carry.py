@@ -60,7 +60,7 @@ def carry(params: Any, target: Any, before: Tower | None, here: Tower | None) ->
     params, copied = _image_stems(params, wanted)
     changes += copied
     grids = None if before.grid is None or here.grid is None else (before.grid, here.grid)
-    places = None
+    places = None if grids is None else (grids[0][1:], grids[1][1:])
     params, extended = fit_positions(params, target, time=here.model.extend_positions, grids=places)
     changes += extended
 
