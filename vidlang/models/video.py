@@ -258,7 +258,7 @@ class Model(nn.Module):
             )
         if self.image_patch is not None and self.spec.relative_positions:
             raise ValueError(
-                "relative positions are of one grid, that of the clips; leave image_patch out, or set positions and "
+                "relative positions are of one grid, that of the clips; leave image_patch out, or set "
                 "transformer.relative_positions=False"
             )
         if self.views:
