@@ -33,6 +33,8 @@ $(VENV)/ready: requirements.txt setup.py
 
 $(VENV)/ready-test: $(VENV)/ready
 	$(PIP) -c requirements.txt -e '.[test]'
+# The compiler for TPUs, of the extra "plan", for the tests that name it and for no other process.
+	$(PIP) --no-deps --target $(VENV)/plan 'libtpu==0.0.42.*'
 	@touch $@
 
 clean:

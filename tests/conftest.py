@@ -1,5 +1,6 @@
 """Every test sees eight fake CPU devices, strict rank promotion and a repository root on its path."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,21 @@ def same_priority():
     yield
     if hasattr(os, "sched_getscheduler"):
         assert os.sched_getscheduler(0) == os.SCHED_OTHER, "a library has given this process real-time priority"
+
+
+@pytest.fixture
+def libtpu(monkeypatch):
+    """Lets a test, and what it starts, compile for TPUs; skips where that cannot be.
+
+    `make test` puts libtpu into a folder of its own: on the usual path, every process that imports jax would begin with
+    looking for a TPU.
+    """
+    folder = Path(sys.prefix) / "plan"
+    if importlib.util.find_spec("libtpu") is None:
+        if not (folder / "libtpu").is_dir():
+            pytest.skip("libtpu is not installed; `make test` brings it, or the extra 'plan'")
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
 
 
 @pytest.fixture(scope="session")

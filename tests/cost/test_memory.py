@@ -56,8 +56,7 @@ def test_devices_share_the_batch_and_the_parameters(recipe):
 
 
 @pytest.mark.slow
-def test_a_pod_that_nobody_has_compiles_the_step(recipe):
-    pytest.importorskip("libtpu", reason="the extra 'plan' is not installed")
+def test_a_pod_that_nobody_has_compiles_the_step(recipe, libtpu):
     found = list(measure([(dataclasses.replace(recipe(), mesh={"data": 2, "fsdp": 2}), 0)], Target("tpu", "v5e:2x2")))
     assert found[0].devices == 4 and found[0].temporaries > 0
     with pytest.raises(ValueError, match="no TPU topology 'v5e:3x5'"):

@@ -137,8 +137,7 @@ with ThreadPoolExecutor(2) as pool:
 
 
 @pytest.mark.slow
-def test_compiles_for_tpus_in_memory_linear_in_the_tokens(repository: Path) -> None:
-    pytest.importorskip("libtpu")
+def test_compiles_for_tpus_in_memory_linear_in_the_tokens(repository: Path, libtpu: None) -> None:
     environment = os.environ | {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     environment["PYTHONPATH"] = os.pathsep.join([str(repository), *sys.path])
     command = [sys.executable, "-c", FOR_TPUS]
