@@ -13,7 +13,8 @@ import pytest
 from vidlang.core.sharding import make_mesh, put_batch, tree_shardings, use_mesh
 from vidlang.core.tree import flatten_paths
 from vidlang.models.dual_encoder import Model, Output
-from vidlang.nn.transformer import Block, Stack, TransformerSpec
+from vidlang.nn.spec import TransformerSpec
+from vidlang.nn.transformer import Block, Stack
 from vidlang.ops.dials import Dials
 
 TRANSFORMER = {"layers": 2, "width": 32, "heads": 4, "mlp": 64, "dtype": "float32"}

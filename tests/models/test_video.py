@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from vidlang.models.video import Model, Output
 from vidlang.nn.layers import LayerNorm
-from vidlang.nn.transformer import Stack, TransformerSpec
+from vidlang.nn.spec import TransformerSpec
+from vidlang.nn.transformer import Stack
 from vidlang.ops.dials import OFF, Dials
 
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from vidlang.models.video import Model
 from vidlang.nn.adapters import Adapter
 from vidlang.nn.layers import Linear
 from vidlang.nn.slicing import slice_params
-from vidlang.nn.transformer import TransformerSpec
+from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.widths import SHARES, DrawnWidths
 from vidlang.train.optimizer import make_optimizer

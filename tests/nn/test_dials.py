@@ -113,7 +113,10 @@ def gradients(dials: Dials, model: Model | None = None) -> Any:
     return jax.jit(jax.grad(loss))(params(model.pool))
 
 
-@pytest.mark.parametrize("options", [{}, {"remat": "full"}, {"scan": False}], ids=str)
+UNROLLED = pytest.param({"scan": False}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("options", [{}, UNROLLED], ids=str)
 def test_static_and_drawn_widths_have_the_same_gradients(options: dict[str, Any]) -> None:
     static, traced = gradients(Dials(widths=RAISED)), gradients(Dials(widths=drawn(RAISED)), make(**options))
     for one, other in zip(jax.tree.leaves(static), jax.tree.leaves(traced), strict=True):
@@ -208,6 +211,7 @@ def test_a_full_graph_is_dense_attention() -> None:
     assert np.abs(run(dials).tokens_BMD - run(OFF).tokens_BMD).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_graphs_are_drawn_in_training_and_fixed_after() -> None:
     def tokens(redraw: str, train: bool, key: int) -> np.ndarray:
         edges = {"local": 1, "random": 1, "block": 8, "redraw": redraw}
@@ -300,6 +304,7 @@ def test_frozen_layers_get_no_gradient_and_the_others_theirs() -> None:
         np.testing.assert_allclose(one[3], other[3], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_frozen_layers_keep_nothing_for_the_backward_pass() -> None:
     """Six more layers that are frozen cost a gradient what they cost inference: nearly nothing."""
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vidlang.nn.layouts import GATE, GRIDDED, TIME, AttentionPool, factorize_params
-from vidlang.nn.transformer import Stack, TransformerSpec
+from vidlang.nn.spec import TransformerSpec
+from vidlang.nn.transformer import Stack
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.widths import SHARES, DrawnWidths
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from vidlang.core.tree import flatten_paths
-from vidlang.nn.transformer import Block, Stack, TransformerSpec
+from vidlang.nn.spec import TransformerSpec
+from vidlang.nn.transformer import Block, Stack
 
 SPEC = TransformerSpec(layers=2, width=16, heads=2, mlp=32, dtype="float32")
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from vidlang.core.config import call
 from vidlang.cost.stack import StackShape, tokens_per_layer
 from vidlang.models import video
-from vidlang.nn.transformer import TransformerSpec
+from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.dials import Dials
 from vidlang.ops.masking import keep
 from vidlang.ops.tubelets import Size3

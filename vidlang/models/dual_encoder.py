@@ -17,7 +17,7 @@ from vidlang.core.sharding import constrain
 from vidlang.models import text as text_model
 from vidlang.models import video as video_model
 from vidlang.nn.layers import Linear
-from vidlang.nn.transformer import TransformerSpec
+from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.dials import OFF, Dials
 
 

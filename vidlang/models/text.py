@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from vidlang.core.config import call
 from vidlang.core.sharding import constrain
 from vidlang.nn.layers import TABLE_STD, Embed, LayerNorm, table
-from vidlang.nn.transformer import Stack, TransformerSpec
+from vidlang.nn.spec import TransformerSpec
+from vidlang.nn.transformer import Stack
 from vidlang.ops.dials import OFF, Dials
 
 POOLS = ("cls", "eos", "mean")

@@ -24,8 +24,9 @@ from vidlang.core.sharding import constrain
 from vidlang.nn import layouts
 from vidlang.nn.attention import Places
 from vidlang.nn.layers import TABLE_STD, LayerNorm, table
+from vidlang.nn.spec import TransformerSpec
 from vidlang.nn.stems import INFLATE, ImageStem, TubeletStem, View, ViewStem
-from vidlang.nn.transformer import Stack, TransformerSpec
+from vidlang.nn.transformer import Stack
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.masking import keep, keep_count
 from vidlang.ops.pixels import normalize
