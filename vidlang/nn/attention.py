@@ -17,7 +17,7 @@ from vidlang.nn.layers import KERNEL_INIT, Linear, parameter
 from vidlang.ops.attention import attend, cls_scores
 from vidlang.ops.block_sparse import sparse_attention
 from vidlang.ops.edges import BlockGraph
-from vidlang.ops.relative import Grid, RelativeBias, look_up, offset_rows, table_rows
+from vidlang.ops.relative import Grid, RelativeBias, table_rows
 from vidlang.ops.widths import prefix
 
 
@@ -97,8 +97,8 @@ class SelfAttention(nn.Module):
         score_BN = None
         if score:
             # Ranks tokens only: no gradient passes through a choice.
-            q_BAK, k_BSAK = jax.lax.stop_gradient((q_BNAK[:, 0], k_BSAK))
-            score_BN = (cls_scores(q_BAK, k_BSAK) if bias is None else _biased_scores(q_BAK, k_BSAK, bias))[:, globals:]
+            bias_BAN = None if bias is None else bias.between(bias.ids_BN[:, :1], bias.ids_BN)[:, :, 0]
+            score_BN = cls_scores(*jax.lax.stop_gradient((q_BNAK[:, 0], k_BSAK, bias_BAN)))[:, globals:]
         o_BNAK = constrain(o_BNAK, "batch", "tokens", "act_heads", None)
         names = ("heads", "head_dim", "embed")
         out = Linear(whole, (self.width,), names, kernel_init=self.out_init, name="out", **how)
@@ -149,12 +149,3 @@ def attend_along(
     if not globals:
         return o_BNAK
     return jnp.concatenate([attend(q_BNAK[:, :globals], k_BNAK, v_BNAK), o_BNAK], axis=1)
-
-
-def _biased_scores(q_BAK: jax.Array, k_BNAK: jax.Array, bias: RelativeBias) -> jax.Array:
-    """`cls_scores` where each head adds a bias."""
-    rows_BN = offset_rows(bias.ids_BN[:, :1], bias.ids_BN, bias.grid)[:, 0]
-    bias_BAN = look_up(jax.lax.stop_gradient(bias.table_RA), rows_BN)
-    logits_BAN = jnp.einsum("BAK,BNAK->BAN", q_BAK, k_BNAK, preferred_element_type=jnp.float32)
-    weights_BAN = jax.nn.softmax(logits_BAN * q_BAK.shape[-1] ** -0.5 + bias_BAN, axis=-1)
-    return weights_BAN.mean(axis=1)

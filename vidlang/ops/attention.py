@@ -149,15 +149,17 @@ def splash_refusal(platform: str, *, plain: bool, square: bool) -> str | None:
     return None
 
 
-def cls_scores(q_BAK: jax.Array, k_BNAK: jax.Array) -> jax.Array:
+def cls_scores(q_BAK: jax.Array, k_BNAK: jax.Array, bias_BAN: jax.Array | None = None) -> jax.Array:
     """How much one query (cls) attends to each key, as the mean over heads; float32 [B, N], rows sum to 1.
 
-    This is what token pruning ranks by. The keys should be all that the query attended to, itself included.
+    This is what token pruning ranks by. The keys should be all that the query attended to, itself included, and the
+    bias (of batch 1 or B) what was added to its logits.
     """
     if q_BAK.ndim != 3 or k_BNAK.ndim != 4 or q_BAK.shape != k_BNAK[:, 0].shape:
         raise ValueError(f"cls_scores takes q [B, A, K] and k [B, N, A, K]; found q {q_BAK.shape}, k {k_BNAK.shape}")
     logits_BAN = jnp.einsum("BAK,BNAK->BAN", q_BAK, k_BNAK, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(logits_BAN * q_BAK.shape[-1] ** -0.5, axis=-1).mean(axis=1)
+    logits_BAN = logits_BAN * q_BAK.shape[-1] ** -0.5
+    return jax.nn.softmax(logits_BAN if bias_BAN is None else logits_BAN + bias_BAN, axis=-1).mean(axis=1)
 
 
 @functools.cache
