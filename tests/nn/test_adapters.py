@@ -82,6 +82,7 @@ def test_an_adapter_is_what_it_says() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_both_follow_the_width() -> None:
     widths = (12, 4)
     static = run(moved(), Dials(widths=widths), **BOTH)

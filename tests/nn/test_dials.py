@@ -113,10 +113,8 @@ def gradients(dials: Dials, model: Model | None = None) -> Any:
     return jax.jit(jax.grad(loss))(params(model.pool))
 
 
-UNROLLED = pytest.param({"scan": False}, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("options", [{}, UNROLLED], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"scan": False}], ids=str)
 def test_static_and_drawn_widths_have_the_same_gradients(options: dict[str, Any]) -> None:
     static, traced = gradients(Dials(widths=RAISED)), gradients(Dials(widths=drawn(RAISED)), make(**options))
     for one, other in zip(jax.tree.leaves(static), jax.tree.leaves(traced), strict=True):

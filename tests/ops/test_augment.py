@@ -170,6 +170,7 @@ def test_probabilities_are_honoured(how):
     assert changed(video_of(how, big), big).mean() == pytest.approx(0.25, abs=0.05)
 
 
+@pytest.mark.slow
 def test_eight_devices_do_as_one(batch):
     alone = run(ALL, batch)
     mesh = make_mesh({"data": 4, "fsdp": 2})

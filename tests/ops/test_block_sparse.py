@@ -203,7 +203,7 @@ def test_layers_of_a_scan_draw_graphs_of_their_own(implementation: str) -> None:
     ("mesh", "biased"),
     [
         ({"data": 2, "tensor": 4}, True),
-        ({"context": 8}, False),
+        pytest.param({"context": 8}, False, marks=pytest.mark.slow),
         pytest.param({"data": 2, "tensor": 2, "context": 2}, True, marks=pytest.mark.slow),
     ],
     ids=str,
