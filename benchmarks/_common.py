@@ -1,11 +1,14 @@
-"""What several benchmarks share: what machine this is, and footage to encode."""
+"""What several benchmarks share: what machine this is, footage to encode, and a fair stopwatch for programs."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -43,3 +46,17 @@ def footage(seed: int, frames: int, height: int = 288, width: int = 512) -> Iter
             frame_HWC[y : y + tall, x : x + wide] *= 0.4
             frame_HWC[y : y + tall, x : x + wide] += 0.6 * colour
         yield np.clip(frame_HWC, 0, 255).astype(np.uint8)
+
+
+def take_turns(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each call of a jax program; they take turns, so that a busy machine slows all of them alike."""
+    import jax
+
+    seconds: list[list[float]] = [[] for _ in calls]
+    for repeat in range(repeats + 1):
+        for call, times in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if repeat:  # the first round warms up
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]

@@ -14,9 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,6 +23,7 @@ import jaxlib
 import numpy as np
 from absl import app, flags
 
+from benchmarks._common import take_turns
 from vidlang.ops.attention import attend
 from vidlang.ops.block_sparse import sparse_attention
 from vidlang.ops.edges import Edges, density, draw
@@ -77,24 +76,12 @@ def side(frames: int, dtype: Any, edges: Edges | None, implementation: str) -> t
     return jax.jit(step).lower(*arrays).compile(), arrays, share
 
 
-def measure(calls: Sequence[Callable[[], Any]]) -> list[float]:
-    """Median seconds of each; calls take turns, so that a busy machine slows all of them alike."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for repeat in range(_REPEATS.value + 1):
-        for call, times in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            if repeat:  # the first round warms up
-                times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
-
-
 def table(sides: Sides, frames: Sequence[int], dtype: Any) -> list[dict[str, Any]]:
     """One row for each side and size."""
     rows = []
     for count in frames:
         programs = [side(count, dtype, *how) for how in sides.values()]
-        times = measure([functools.partial(program, *arrays) for program, arrays, _ in programs])
+        times = take_turns([functools.partial(program, *arrays) for program, arrays, _ in programs], _REPEATS.value)
         sizes = [program.memory_analysis().temp_size_in_bytes for program, _, _ in programs]
         for name, (_, _, share), took, size in zip(sides, programs, times, sizes, strict=True):
             rows.append(

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +22,7 @@ import jaxlib
 import numpy as np
 from absl import app, flags
 
-from benchmarks._common import machine
+from benchmarks._common import machine, take_turns
 from vidlang.cost.trace import matmul_flops
 from vidlang.models.video import Model
 from vidlang.ops.dials import Dials, streams
@@ -76,18 +74,6 @@ def gradient(model: Model, dials: Dials) -> Callable[..., Any]:
     return jax.grad(loss)
 
 
-def measure(calls: Sequence[Callable[[], Any]]) -> list[float]:
-    """Median seconds of each; calls take turns, so that a busy machine slows all of them alike."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for repeat in range(REPEATS.value + 1):
-        for call, times in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            if repeat:  # the first round warms up
-                times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
-
-
 def rows() -> list[dict[str, Any]]:
     """One row for each setting, then one for each drawn schedule; all but the first relative to it."""
     model = encoder()
@@ -109,7 +95,7 @@ def rows() -> list[dict[str, Any]]:
         programs.append((traced, (params, video_BTHWC, widths)))
         names.append(f"drawn {name}")
         flops.append(0)
-    times = measure([functools.partial(program, *arguments) for program, arguments in programs])
+    times = take_turns([functools.partial(program, *arguments) for program, arguments in programs], REPEATS.value)
     sizes = [program.memory_analysis().temp_size_in_bytes for program, _ in programs]
     return [
         {
