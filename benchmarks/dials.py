@@ -29,13 +29,13 @@ from vidlang.ops.dials import Dials, streams
 from vidlang.ops.widths import SHARES, DrawnWidths, schedule
 
 LAYERS = flags.DEFINE_integer("layers", None, "Layers; by default those of the model.")
-MODEL = flags.DEFINE_enum("model", "B", ["S", "B", "L"], "Whose layers: ViT-S, B or L.")
+MODEL = flags.DEFINE_enum("model", "B", ["B", "L"], "Whose layers: ViT-B or L.")
 FRAMES = flags.DEFINE_integer("frames", 4, "Frames of 196 tokens.")
 BATCH = flags.DEFINE_integer("batch", 1, "Clips of a step.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each; the median is shown.")
 JSON = flags.DEFINE_bool("json", False, "Print one line of JSON instead of a table.")
 
-SHAPES = {"S": (12, 384, 6, 1536), "B": (12, 768, 12, 3072), "L": (24, 1024, 16, 4096)}
+SHAPES = {"B": (12, 768, 12, 3072), "L": (24, 1024, 16, 4096)}
 
 
 def encoder(**options: Any) -> Model:
