@@ -8,7 +8,7 @@ Data: the demo's corpus and held-out videos (configs/demo.py). In training each 
 never widens with depth (AdaVid), masks a quarter of the tubelets (LongViViT), attends along a graph drawn anew in each
 layer, and prunes after the second and third of four layers to 70 % (SViTT). Evaluations show what the one checkpoint
 gives: everything off, sparse at full width, and sparse at the widths of AdaVid's table.
-Cost: 900 steps in 26 minutes on two CPU cores that other work shared, 3 GiB of memory; the corpus takes 40 s, once.
+Cost: 28 minutes for 900 steps, evaluations and the corpus, on two CPU cores that other work shared; 3 GiB of memory.
 Result: text to video R@5 0.66 dense, 0.66 sparse, 0.69 at d-dec, 0.60 at D/2, 0.30 at D/4; order 1.00, 1.00, 1.00,
 0.99, 0.77 (chance 0.02 and 0.50).
 """

@@ -23,7 +23,7 @@ from vidlang.ops import edges as graphs
 from vidlang.ops.branches import switch
 from vidlang.ops.dials import Dials
 from vidlang.ops.pruning import keep_best, kept_count
-from vidlang.ops.widths import DrawnWidths, fit, share_width
+from vidlang.ops.widths import DrawnWidths, fit
 
 
 @flax.struct.dataclass
@@ -144,8 +144,7 @@ class Runner:
             operands = params, x_BND, self.mask_BANS, graph, options.get("places")
             if drawn is None:
                 return at(x_BND.shape[-1])(*operands)
-            branches = [at(share_width(share, width=spec.width, head_size=spec.head_size)) for share in drawn.shares]
-            return switch(index, branches, *operands)
+            return switch(index, [at(width) for width in spec.of_shares(drawn.shares)], *operands)
 
         return layer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from vidlang.nn.layouts import GRIDDED, LAYOUTS
 from vidlang.ops.attention import IMPLEMENTATIONS
-from vidlang.ops.widths import schedule
+from vidlang.ops.widths import schedule, share_width
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 # What the backward pass finds in memory: everything, the outputs of linear maps, or only each layer's input.
@@ -109,6 +110,10 @@ class TransformerSpec:
         found = self.widths(widths)
         small = dataclasses.replace(self.at(max(found), self.layers), full_width=self.full_width or self.width)
         return small if len(set(found)) == 1 else dataclasses.replace(small, schedule=found)
+
+    def of_shares(self, shares: Sequence[float]) -> tuple[int, ...]:
+        """The widths that shares of the full one are."""
+        return tuple(share_width(share, width=self.width, head_size=self.head_size) for share in shares)
 
     def widths(self, widths: Any) -> tuple[int, ...]:
         """The width of each layer, from a preset's name or one number a layer; checked against this stack."""

@@ -23,7 +23,7 @@ from vidlang.nn.segments import Runner, Stacked, plan
 from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.relative import table_rows
-from vidlang.ops.widths import DrawnWidths, WidthSampler, share_width
+from vidlang.ops.widths import DrawnWidths, WidthSampler
 
 
 class Block(nn.Module):
@@ -112,9 +112,7 @@ class Stack(nn.Module):
             stacked = run(blocks[first], params, stacked, segment)
         if drawn is None:
             return stacked
-        widths_W = jnp.asarray(
-            [share_width(share, width=spec.width, head_size=spec.head_size) for share in drawn.shares]
-        )
+        widths_W = jnp.asarray(spec.of_shares(drawn.shares))
         return Stacked(stacked.x_BMD, stacked.kept_BM, valid=widths_W[drawn.index_L[-1]])
 
     def _declare(self, block: Block, start: int, x_BND: jax.Array, run: Runner) -> Any:
