@@ -30,6 +30,14 @@ class Output:
     scale: jax.Array
 
 
+@flax.struct.dataclass
+class Encoded:
+    """Unit embeddings of clips and texts, float32; every leaf has the batch in front."""
+
+    video_BE: jax.Array
+    text_BE: jax.Array
+
+
 class Model(nn.Module):
     """Dual encoder.
 
@@ -81,12 +89,28 @@ class Model(nn.Module):
         train: bool,
         dials: Dials = OFF,
     ) -> Output:
+        return self.head(self.encode(video_BTHWC, text_BL, train=train, dials=dials), train=train, dials=dials)
+
+    def encode(
+        self,
+        video_BTHWC: jax.Array,
+        text_BL: jax.Array,
+        *,
+        train: bool,
+        dials: Dials = OFF,
+    ) -> Encoded:
+        """What the towers make of each pair by itself."""
         if video_BTHWC.shape[0] != text_BL.shape[0]:
             raise ValueError(f"{video_BTHWC.shape[0]} clips and {text_BL.shape[0]} texts; they come in pairs")
         video_BE = self.embed_video(video_BTHWC, train=train, dials=dials)
         text_BE = self.embed_text(text_BL, train=train, dials=dials)
+        return Encoded(video_BE, text_BE)
+
+    def head(self, encoded: Encoded, *, train: bool, dials: Dials = OFF) -> Output:
+        """What the objective needs of a whole batch of pairs."""
+        del train, dials
         log_scale = clip_above(self.log_scale, math.log(self.temperature["max_scale"]))
-        return Output(video_BE, text_BE, jnp.exp(log_scale))
+        return Output(encoded.video_BE, encoded.text_BE, jnp.exp(log_scale))
 
     def embed_video(
         self,

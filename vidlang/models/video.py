@@ -228,7 +228,7 @@ class Model(nn.Module):
                     f"views share no grid that a mask of kind {dials.mask_kind!r} could follow; set mask_kind='random'"
                 )
             grid = (1, 1, total)
-        return keep(self.make_rng("mask"), x_BND, grid, dials.mask, dials.mask_kind)
+        return keep(self.make_rng("mask"), x_BND, grid, dials.mask, dials.mask_kind, rows_B=dials.rows_B)
 
     def _places(self, kept_BM: jax.Array, grid: Size3 | None, batch: int) -> Places | None:
         """Where the tokens of the stack stand, for relative positions; cls stands nowhere."""

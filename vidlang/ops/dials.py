@@ -15,7 +15,7 @@ from vidlang.ops.masking import KINDS
 from vidlang.ops.widths import DrawnWidths, WidthSampler
 
 # The streams of random numbers that models ask for; each step gives one key for all of them.
-STREAMS = ("mask", "widths", "edges")
+STREAMS = ("mask", "widths", "edges", "dropout", "words", "negatives")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Dials:
     layer, the section of a sampler (name="dec") that draws anew in each step, or a schedule that was drawn. edges: None
     for dense attention, or the section of a graph (local, random, block). keep: (layer, rate) pairs or a section of
     them; after that layer, counted from 0, only ceil(rate * n) of the n tokens go on, those that cls attends to most.
+    keep_text: the same for the layers of a fusion encoder, where the text decides which video tokens go on. rows_B: no
+    setting, but which rows of the whole batch the model is called with, where that is a part of it.
     """
 
     mask: float = 0.0
@@ -34,6 +36,8 @@ class Dials:
     widths: Any = None
     edges: Any = None
     keep: Any = ()
+    keep_text: Any = ()
+    rows_B: Any = None
 
     def __post_init__(self) -> None:
         if isinstance(self.mask, bool) or not isinstance(self.mask, int | float) or not 0.0 <= self.mask < 1.0:
@@ -49,7 +53,8 @@ class Dials:
         if not isinstance(edges, Edges | None):
             raise ValueError(f"the dial edges is a section with local, random and block, or None; found {edges!r}")
         object.__setattr__(self, "edges", edges)
-        object.__setattr__(self, "keep", _read_keep(self.keep))
+        for name in ("keep", "keep_text"):
+            object.__setattr__(self, name, _read_keep(name, getattr(self, name)))
 
     def evaluation(self) -> Dials:
         """These dials without what only training does: no token is masked, and the width is full."""
@@ -75,7 +80,7 @@ def _read_widths(widths: Any) -> Any:
     )
 
 
-def _read_keep(keep: Any) -> tuple[tuple[int, float], ...]:
+def _read_keep(name: str, keep: Any) -> tuple[tuple[int, float], ...]:
     """(layer, rate) pairs in the order of layers; a config's keys are texts."""
     pairs = list(keep.items()) if isinstance(keep, Mapping) or is_section(keep) else list(keep)
     found: dict[int, float] = {}
@@ -84,11 +89,11 @@ def _read_keep(keep: Any) -> tuple[tuple[int, float], ...]:
             layer, rate = pair
             layer = int(layer)
         except (TypeError, ValueError):
-            raise ValueError(f"the dial keep holds (layer, rate) pairs, as in ((3, 0.7),); found {pair!r}") from None
+            raise ValueError(f"the dial {name} holds (layer, rate) pairs, as in ((3, 0.7),); found {pair!r}") from None
         if layer < 0 or layer in found:
-            raise ValueError(f"the dial keep names the layer {layer}{' twice' if layer in found else ''}: {keep!r}")
+            raise ValueError(f"the dial {name} names the layer {layer}{' twice' if layer in found else ''}: {keep!r}")
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 < rate <= 1.0:
-            raise ValueError(f"the dial keep keeps {rate!r} after layer {layer}; it is a share above 0, at most 1")
+            raise ValueError(f"the dial {name} keeps {rate!r} after layer {layer}; it is a share above 0, at most 1")
         found[layer] = float(rate)
     return tuple(sorted(found.items()))
 

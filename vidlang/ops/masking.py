@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vidlang.core.sharding import constrain
+from vidlang.ops.draws import row_keys
 from vidlang.ops.tubelets import Size3
 
 KINDS = ("random", "tube", "cell")
@@ -29,18 +30,26 @@ def keep_count(total: int, mask: float) -> int:
 
 
 def keep(
-    key: jax.Array, x_BND: jax.Array, grid: Size3, rate: float, kind: str, *, cell: tuple[int, int] = (2, 2)
+    key: jax.Array,
+    x_BND: jax.Array,
+    grid: Size3,
+    rate: float,
+    kind: str,
+    *,
+    cell: tuple[int, int] = (2, 2),
+    rows_B: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Drops the share `rate` of the tokens of a (time, rows, columns) grid: (x_BMD, their indices kept_BM, ascending).
 
     kind: "random" tokens, the same places at all times ("tube"), or places that take turns in each `cell` ("cell").
+    rows_B: which rows of a larger batch these are, which draw what they would draw there.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of mask {kind!r}; there are: {', '.join(KINDS)}")
     if kind == "random":
-        return keep_random(key, x_BND, keep_count(_check_grid(x_BND, grid), rate))
+        return keep_random(key, x_BND, keep_count(_check_grid(x_BND, grid), rate), rows_B)
     if kind == "tube":
-        return keep_tube(key, x_BND, grid, keep_count(grid[1] * grid[2], rate))
+        return keep_tube(key, x_BND, grid, keep_count(grid[1] * grid[2], rate), rows_B)
     places = math.prod(cell)
     wanted = places * (1 - rate)
     # So few places that a rounded share would be another one: a quarter for three tenths.
@@ -49,10 +58,12 @@ def keep(
         raise ValueError(
             f"cells of {cell} cannot drop {rate} of their {places} places, but {shares}; change the rate or the cell"
         )
-    return keep_cell(key, x_BND, grid, round(wanted), cell)
+    return keep_cell(key, x_BND, grid, round(wanted), cell, rows_B)
 
 
-def keep_random(key: jax.Array, x_BND: jax.Array, keep: int) -> tuple[jax.Array, jax.Array]:
+def keep_random(
+    key: jax.Array, x_BND: jax.Array, keep: int, rows_B: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Keeps `keep` random tokens of each example: (x_BMD, their indices kept_BM in ascending order).
 
     The subset is a uniform one, drawn per example: row b depends on the key and b, never on the tokens.
@@ -60,10 +71,12 @@ def keep_random(key: jax.Array, x_BND: jax.Array, keep: int) -> tuple[jax.Array,
     total = x_BND.shape[1]
     if not 1 <= keep <= total:
         raise ValueError(f"cannot keep {keep} of {total} tokens")
-    return _keep_drawn(key, x_BND, lambda row_key: _subset(row_key, total, keep))
+    return _keep_drawn(row_keys(key, rows_B, x_BND.shape[0]), x_BND, lambda row_key: _subset(row_key, total, keep))
 
 
-def keep_tube(key: jax.Array, x_BND: jax.Array, grid: Size3, keep: int) -> tuple[jax.Array, jax.Array]:
+def keep_tube(
+    key: jax.Array, x_BND: jax.Array, grid: Size3, keep: int, rows_B: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Keeps `keep` random places of each example, the same ones at every time of the grid (VideoMAE's tube mask).
 
     What hardly moves looks the same a moment later: masked token by token, it could be copied from there. Hidden at all
@@ -78,11 +91,16 @@ def keep_tube(key: jax.Array, x_BND: jax.Array, grid: Size3, keep: int) -> tuple
         kept_M = _subset(row_key, places, keep)
         return (jnp.arange(times)[:, None] * places + kept_M[None]).reshape(-1)
 
-    return _keep_drawn(key, x_BND, draw)
+    return _keep_drawn(row_keys(key, rows_B, x_BND.shape[0]), x_BND, draw)
 
 
 def keep_cell(
-    key: jax.Array, x_BND: jax.Array, grid: Size3, keep: int, cell: tuple[int, int] = (2, 2)
+    key: jax.Array,
+    x_BND: jax.Array,
+    grid: Size3,
+    keep: int,
+    cell: tuple[int, int] = (2, 2),
+    rows_B: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Keeps `keep` places of every cell of rows x columns at every time, and other ones the next time (running cells).
 
@@ -114,7 +132,7 @@ def keep_cell(
         shown_THW = (ring_P[place_HW][None] - turned_T[:, None, None]) % places < keep
         return _where(shown_THW.reshape(-1), times * rows * columns * keep // places)
 
-    return _keep_drawn(key, x_BND, draw)
+    return _keep_drawn(row_keys(key, rows_B, x_BND.shape[0]), x_BND, draw)
 
 
 def complement(kept_BM: jax.Array, total: int) -> jax.Array:
@@ -148,11 +166,11 @@ def scatter(x_BMD: jax.Array, kept_BM: jax.Array, total: int, token_D: jax.Array
 
 
 def _keep_drawn(
-    key: jax.Array, x_BND: jax.Array, draw: Callable[[jax.Array], jax.Array]
+    key_B: jax.Array, x_BND: jax.Array, draw: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """The tokens that `draw`, called with a key of its own for each row, gives the indices of."""
     # Saying that the rows lie where the batch lies keeps the sort and the gather on each device.
-    kept_BM = constrain(jax.vmap(draw)(jax.random.split(key, x_BND.shape[0])), "batch", None)
+    kept_BM = constrain(jax.vmap(draw)(key_B), "batch", None)
     return jnp.take_along_axis(x_BND, kept_BM[:, :, None], axis=1), kept_BM
 
 
