@@ -2,6 +2,9 @@
 
 Every text of the table is a query for its clip, and every clip for its texts, of which the best ranked counts. The
 correct answer loses ties (see metrics/ranking.py), so a caption that two clips share verbatim finds neither first.
+
+With rerank=k the k best candidates of each query are ranked again by a model with a fusion encoder (see _rerank.py);
+what cosines alone give is then called cosine_t2v_r1 and so on.
 """
 
 from __future__ import annotations
@@ -10,17 +13,32 @@ from typing import Any
 
 import numpy as np
 
+from vidlang.evals import _rerank
 from vidlang.evals._embed import embed_clips, embed_texts
 from vidlang.evals.metrics import ranking
 
 
 class Evaluator:
-    """Recalls (shares from 0 to 1), median and mean ranks; `chunk` queries are scored at once."""
+    """Recalls (shares from 0 to 1), median and mean ranks; `chunk` queries are scored at once.
 
-    def __init__(self, predict: Any, data: Any, *, chunk: int = 256) -> None:
+    rerank: how many candidates to look at again, 0 for none. ensemble: how several views of a clip are combined then,
+    "lse", "mean" or "max". tokens_dtype: how their tokens are kept until then, "float16" or "float32".
+    """
+
+    def __init__(
+        self,
+        predict: Any,
+        data: Any,
+        *,
+        chunk: int = 256,
+        rerank: int = 0,
+        ensemble: str = "lse",
+        tokens_dtype: str = "float16",
+    ) -> None:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 query; found {chunk}")
         self.predict, self.data, self.chunk = predict, data, chunk
+        self.rerank = _rerank.Options(rerank, ensemble, tokens_dtype)
 
     def run(self, params: Any) -> dict[str, float]:
         """Metrics as t2v_r1, ..., v2t_mean_rank, with the numbers of videos, texts and missing clips.
@@ -31,16 +49,21 @@ class Evaluator:
         without = [row for row, texts in enumerate(texts_N) if not texts]
         if without:
             raise ValueError(f"retrieval needs a text for every clip; row {without[0]} of the table has none")
-        video_NE, present_N = embed_clips(self.predict, self.data, params)
+        second = _rerank.Reranker(self.predict, self.data, params, self.rerank) if self.rerank.count else None
+        also = None if second is None else second.keep
+        video_NE, present_N = embed_clips(self.predict, self.data, params, also=also)
         rows = np.flatnonzero(present_N)
         texts = [text for row in rows for text in texts_N[row]]
         text_video = np.repeat(np.arange(len(rows)), [len(texts_N[row]) for row in rows])
-        text_TE = embed_texts(self.predict, self.data, params, texts)
-        t2v, v2t = ranking.retrieval_ranks(video_NE[rows], text_TE, text_video, chunk=self.chunk)
-        return {
-            **{f"t2v_{name}": value for name, value in ranking.summarize(t2v).items()},
-            **{f"v2t_{name}": value for name, value in ranking.summarize(v2t).items()},
-            "videos": float(len(rows)),
-            "texts": float(len(texts)),
-            "missing": float(len(present_N) - len(rows)),
-        }
+        video_VE, text_TE = video_NE[rows], embed_texts(self.predict, self.data, params, texts)
+        result = _named(ranking.retrieval_ranks(video_VE, text_TE, text_video, chunk=self.chunk))
+        if second is not None:
+            again = second.ranks(video_VE, text_TE, text_video, rows, texts, self.chunk)
+            result = {**_named(again), **{f"cosine_{name}": value for name, value in result.items()}}
+        counts = {"videos": len(rows), "texts": len(texts), "missing": len(present_N) - len(rows)}
+        return {**result, **{name: float(count) for name, count in counts.items()}}
+
+
+def _named(ranks: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    ways = zip(("t2v", "v2t"), ranks, strict=True)
+    return {f"{way}_{name}": value for way, rank_Q in ways for name, value in ranking.summarize(rank_Q).items()}

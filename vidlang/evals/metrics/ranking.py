@@ -36,6 +36,57 @@ def ranks(score_QC: np.ndarray, correct_QC: np.ndarray, *, margin: float = 0.0) 
     return 1 + ((score_QC >= best_Q1 - margin) & ~correct_QC).sum(axis=1)
 
 
+def answered_right(
+    query_QE: np.ndarray, candidate_RE: np.ndarray, counts: Sequence[int], answer_Q: np.ndarray
+) -> np.ndarray:
+    """Which queries have the right one of their own candidates alone on top, by dot product.
+
+    The candidates of query 0 come first, `counts[0]` of them, then those of 1; `answer_Q` are places among a query's.
+    """
+    query_R = np.repeat(np.arange(len(counts)), counts)
+    place_R = np.concatenate([np.arange(count) for count in counts])
+    # Queries with fewer candidates are filled with NaN, which is never better than the answer.
+    score_QC = np.full((len(counts), max(counts)), np.nan)
+    with np.errstate(invalid="ignore", over="ignore"):
+        score_QC[query_R, place_R] = np.einsum(
+            "RE,RE->R", query_QE[query_R], candidate_RE, dtype=np.float64, casting="safe"
+        )
+    correct_QC = np.arange(max(counts))[None, :] == answer_Q[:, None]
+    return ranks(score_QC, correct_QC, margin=ROUNDING) == 1
+
+
+def order(score_QC: np.ndarray, last_QC: np.ndarray, *, margin: float = ROUNDING) -> np.ndarray:
+    """Candidates of each query from the highest score to the lowest; of a tie, those with the least `last` first.
+
+    Scores tie that are equal after rounding to multiples of `margin`: unlike "within margin", that is an order.
+    """
+    score_QC = np.asarray(score_QC, np.float64)
+    with np.errstate(invalid="ignore"):
+        score_QC = np.where(np.isnan(score_QC), -np.inf, np.round(score_QC / margin) if margin else score_QC)
+    return np.lexsort((last_QC, -score_QC), axis=1)
+
+
+def reranked(
+    score_QC: np.ndarray, correct_QC: np.ndarray, chosen_QK: np.ndarray, second_QK: np.ndarray, *, margin: float = 0.0
+) -> np.ndarray:
+    """Ranks where the `chosen_QK` candidates come first, by their second score, and the others behind by the first."""
+    correct_QK = np.take_along_axis(correct_QC.astype(bool), chosen_QK, axis=1)
+    rank_Q = np.zeros(len(score_QC), np.int64)
+    inside_Q = correct_QK.any(axis=1)
+    if inside_Q.any():
+        rank_Q[inside_Q] = ranks(second_QK[inside_Q], correct_QK[inside_Q])
+    outside_Q = ~inside_Q
+    if outside_Q.any():
+        others_QC = np.ones(score_QC.shape, bool)
+        np.put_along_axis(others_QC, chosen_QK, False, axis=1)
+        # All chosen ones are wrong here and stand before; what is no candidate any more must not be counted again.
+        score_QC = np.where(np.isnan(score_QC), -np.inf, score_QC)
+        best_Q1 = np.where(correct_QC, score_QC, -np.inf).max(axis=1, keepdims=True)
+        ahead_QC = (score_QC >= best_Q1 - margin) & ~correct_QC.astype(bool) & others_QC
+        rank_Q[outside_Q] = 1 + chosen_QK.shape[1] + ahead_QC.sum(axis=1)[outside_Q]
+    return rank_Q
+
+
 def retrieval_ranks(
     video_VE: np.ndarray, text_TE: np.ndarray, text_video: np.ndarray, *, chunk: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
