@@ -1,66 +1,10 @@
 """Protocols give the known answer of a toy model, drop padding and broken clips, and agree across processes."""
 
-import threading
-
 import numpy as np
 import pytest
 
-from vidlang.data.clips import ClipTable
+from tests.evals.toys import WORDS, ToyData, ToyPredict, TwoViews, run_in_processes, table_of
 from vidlang.evals import _embed, multiple_choice, retrieval
-
-WORDS = ["red", "green", "blue", "ball", "box", "spins", "slides", "grows"]
-
-
-class ToyPredict:
-    """A video's pixels hold the words' counts and text ids are words; both are embedded by `params` [words, E]."""
-
-    def __init__(self, gather=lambda x: x):
-        self.gather = gather
-        self.rows = {"embed_video": [], "embed_text": []}
-
-    def __call__(self, method, params, **arrays):
-        if method == "embed_video":
-            counts = arrays["video_BTHWC"][:, 0, 0, :, 0].astype(np.float32)
-        else:
-            text_BL = arrays["text_BL"]
-            counts = np.stack([(text_BL == word).sum(axis=1) for word in range(len(WORDS))], axis=1)
-        self.rows[method].append(len(counts))
-        return self.gather((counts.astype(np.float32) @ params).astype(np.float32))
-
-
-class ToyData:
-    """The pipeline's promise: rows in order, each process its share, the last batch padded with valid_B False."""
-
-    def __init__(self, table, seen, *, batch_size=4, process=0, processes=1, broken=()):
-        self.table, self.seen, self.batch_size = table, seen, batch_size
-        self.process, self.processes, self.broken = process, processes, set(broken)
-        self.encoded = []
-
-    def batches(self):
-        rows, step = len(self.table), self.batch_size * self.processes
-        for start in range(0, rows, step):
-            mine = np.arange(start, start + step)[self.process :: self.processes]
-            index = np.minimum(mine, rows - 1)
-            video = np.zeros((self.batch_size, 2, 1, len(WORDS), 3), np.uint8)
-            for place, row in enumerate(index):
-                for word in self.seen[row].split():
-                    video[place, :, 0, WORDS.index(word), :] += 1
-            valid = (mine < rows) & ~np.isin(index, list(self.broken))
-            yield {"video_BTHWC": video, "index_B": np.where(mine < rows, mine, -1), "valid_B": valid}
-
-    def encode_texts(self, texts):
-        self.encoded.append(list(texts))
-        ids = np.full((len(texts), 6), -1, np.int32)
-        for row, text in enumerate(texts):
-            ids[row, : len(text.split())] = [WORDS.index(word) for word in text.split()]
-        return ids
-
-
-def table_of(**columns):
-    rows = len(next(iter(columns.values())))
-    base = {"video": [f"v{i}" for i in range(rows)], "start": [0.0] * rows, "end": [1.0] * rows}
-    return ClipTable.from_columns({**base, "texts": [["red"]] * rows, **columns})
-
 
 SEEN = ["red ball", "green box", "blue ball", "red box spins", "green ball slides", "blue box grows"]
 IDENTITY = np.eye(len(WORDS), dtype=np.float32)
@@ -76,35 +20,6 @@ UNIT_TEXTS = [
 
 def run(evaluator, table, seen=SEEN, params=IDENTITY, **data):
     return evaluator.Evaluator(ToyPredict(), ToyData(table, seen, **data)).run(params)
-
-
-def run_in_processes(evaluator, table, count, monkeypatch, **data):
-    """Every process in a thread of its own; a gather waits for all and joins their rows in process order."""
-    here, barrier, slots, results = threading.local(), threading.Barrier(count), [None] * count, [None] * count
-
-    def gather(rows):
-        slots[here.process] = rows
-        barrier.wait(timeout=20)
-        whole = np.concatenate(slots)
-        barrier.wait(timeout=20)
-        return whole
-
-    def process(number):
-        here.process = number
-        toy = ToyData(table, SEEN, process=number, processes=count, **data)
-        try:
-            results[number] = (evaluator.Evaluator(ToyPredict(gather), toy).run(IDENTITY), toy)
-        except BaseException:
-            barrier.abort()
-            raise
-
-    monkeypatch.setattr(_embed, "process_of_all", lambda: (here.process, count))
-    threads = [threading.Thread(target=process, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def test_a_perfect_model_finds_all():
@@ -154,7 +69,9 @@ def test_a_broken_clip_and_its_texts_are_left_out():
 def test_processes_agree_with_one(protocol, count, monkeypatch):
     table = table_of(texts=UNIT_TEXTS, choices=[["red", "blue"]] * 6, answer=[0, 0, 1, 0, 1, 1])
     expected = run(protocol, table, broken=[1])
-    results = run_in_processes(protocol, table, count, monkeypatch, batch_size=2, broken=[1])
+    results = run_in_processes(
+        protocol.Evaluator, table, SEEN, count, monkeypatch, params=IDENTITY, batch_size=2, broken=[1]
+    )
     assert [result for result, _ in results] == [expected] * count
     shares = [sum(data.encoded, []) for _, data in results]
     assert all(shares) and len({tuple(share) for share in shares}) > 1, "each process feeds its own share"
@@ -236,19 +153,8 @@ def test_what_cannot_be_evaluated_says_why(protocol, columns, broken, message):
 
 
 def test_views_of_a_clip_count_by_their_mean():
-    class Views(ToyData):
-        """Each batch comes once for each view; the second sees one ball more, and nothing of row 1."""
-
-        def batches(self):
-            for batch in super().batches():
-                for view in range(2):
-                    video, valid = batch["video_BTHWC"].copy(), batch["valid_B"].copy()
-                    video[:, :, 0, WORDS.index("ball"), :] += view
-                    valid &= (batch["index_B"] != 1) | (view == 0)
-                    yield {**batch, "video_BTHWC": video, "valid_B": valid, "view_B": np.full(len(valid), view)}
-
     once, _ = _embed.embed_clips(ToyPredict(), ToyData(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
-    found, present = _embed.embed_clips(ToyPredict(), Views(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
+    found, present = _embed.embed_clips(ToyPredict(), TwoViews(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
     want = once + 0.5 * np.eye(len(WORDS))[WORDS.index("ball")]
     want[1] = once[1]
     np.testing.assert_array_equal(found, want)
@@ -272,3 +178,13 @@ def test_no_batches_is_an_error():
 
     with pytest.raises(ValueError, match="nothing to evaluate"):
         retrieval.Evaluator(ToyPredict(), Empty(table_of(texts=UNIT_TEXTS), SEEN)).run(IDENTITY)
+
+
+def test_a_question_goes_before_each_of_its_choices():
+    table = table_of(choices=[["box", "ball"]] * 2, answer=[1, 1], question=["red", "blue"])
+    data, predict = ToyData(table, ["red ball", "blue ball"]), ToyPredict()
+    assert multiple_choice.Evaluator(predict, data, with_question=True).run(IDENTITY)["accuracy"] == 1
+    assert sum(data.encoded, [])[:4] == ["red box", "red ball", "blue box", "blue ball"]
+    with pytest.raises(ValueError, match="with_question needs the columns question; the table lacks question"):
+        table = table_of(choices=[["box", "ball"]], answer=[1])
+        multiple_choice.Evaluator(predict, ToyData(table, ["red"]), with_question=True).run(IDENTITY)

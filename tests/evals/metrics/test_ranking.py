@@ -136,3 +136,30 @@ def test_chance_equals_shuffling(candidates, correct):
 def test_wrong_use_says_what_was_found(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_order_puts_ties_by_the_second_key():
+    score = np.array([[1.0, 2.0, 2.0 + 1e-15, np.nan, 2.0]])
+    last = np.array([[0.0, 0.5, 0.9, 0.0, 0.1]])
+    assert ranking.order(score, last).tolist() == [[4, 1, 2, 0, 3]]
+
+
+def reranked_by_sorting(score, correct, chosen, second):
+    """Sorts the chosen ones by their second score and the others by the first, wrong before right among equals."""
+    key = {c: (-np.nan_to_num(score[c], nan=-np.inf), correct[c]) for c in range(len(score)) if c not in chosen}
+    first = sorted(range(len(chosen)), key=lambda i: (-np.nan_to_num(second[i], nan=-np.inf), correct[chosen[i]]))
+    line = [chosen[i] for i in first] + sorted(key, key=key.__getitem__)
+    found = next(place for place, c in enumerate(line) if correct[c])
+    return found + 1
+
+
+@pytest.mark.parametrize("count", [1, 4, 15])
+def test_chosen_candidates_come_first_by_their_second_score(count):
+    score, correct = random_case(3, queries=60)
+    rng = np.random.default_rng(count)
+    chosen = np.stack([rng.permutation(15)[:count] for _ in score])
+    second = rng.integers(0, 3, chosen.shape).astype(float)
+    second[rng.random(second.shape) < 0.1] = np.nan
+    found = ranking.reranked(score, correct, chosen, second)
+    cases = zip(score, correct, chosen.tolist(), second, strict=True)
+    np.testing.assert_array_equal(found, [reranked_by_sorting(*case) for case in cases])
