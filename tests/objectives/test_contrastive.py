@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.objectives import by_hand
+from tests.objectives.by_hand import check, log_sum
 from vidlang.core.sharding import make_mesh, put_batch, use_mesh
-from vidlang.objectives import contrastive
+from vidlang.objectives import contrastive, ego_nce, max_margin
 
 MESHES = [None, {"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}]
 REDUCTIONS = ["mean", "sum", "mean", "mean"]
@@ -208,13 +210,27 @@ def test_no_array_of_batch_by_batch_exists():
     assert ratio > 8, f"the plain form needs {ratio:.1f} times the temporary memory, expected more than 8"
 
 
-def test_each_device_holds_one_chunk_of_its_own_rows():
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [(contrastive, {}), (contrastive, {"targets": "equal_texts"}), (ego_nce, {}), (max_margin, {})],
+    ids=["own", "equal_texts", "ego_nce", "max_margin"],
+)
+def test_each_device_holds_one_chunk_of_its_own_rows(objective, options):
     rows, chunk = 2048, 64
     video, text = pairs(rows, 32)
+    ids_BK = np.zeros((rows, 3), np.int32)
     mesh = make_mesh({"data": 8})
+
+    def value(video, text, batch):
+        outputs = types.SimpleNamespace(video_BE=video, text_BE=text, scale=jnp.float32(10))
+        return objective.loss(outputs, batch, chunk=chunk, **options)[0]
+
     with use_mesh(mesh):
-        placed = put_batch({"video": video, "text": text}, mesh)
-        compiled = chunked(chunk).lower(placed["video"], placed["text"], np.float32(10.0), {}).compile()
+        batch = put_batch(
+            {"video": video, "text": text, "text_BL": ids_BK, "verbs_BK": ids_BK, "nouns_BK": ids_BK}, mesh
+        )
+        arguments = batch.pop("video"), batch.pop("text"), batch
+        compiled = jax.jit(jax.value_and_grad(value, argnums=(0, 1))).lower(*arguments).compile()
     assert largest_array(compiled) == chunk * rows
 
 
@@ -231,3 +247,26 @@ def test_wrong_use_says_what_was_found(changes, message):
     outputs = types.SimpleNamespace(video_BE=np.ones((5, 3), np.float32), text_BE=arguments["text"], scale=1.0)
     with pytest.raises(ValueError, match=message):
         contrastive.loss(outputs, {}, chunk=arguments["chunk"], direction_reduction=arguments["reduction"])
+
+
+def test_equal_texts_share_what_a_query_is_asked_for():
+    """Soft targets over rows of one text, token by token: the cross entropy of an even split."""
+    texts = np.array([[1, 2, 3], [1, 2, 4], [1, 2, 3], [5, 2, 3], [1, 2, 4], [1, 2, 3], [7, 7, 7], [1, 2, 0]], np.int32)
+    texts = np.concatenate([texts, texts + 10])
+    target = (texts[:, None] == texts[None]).all(axis=2) * 1.0
+    target /= target.sum(axis=1, keepdims=True)
+
+    def reference(outputs):
+        logits = outputs["scale"] * outputs["video_BE"] @ outputs["text_BE"].T
+        v2t, t2v = (log_sum(x)[:, None] - x for x in (logits, logits.T))
+        return ((target * v2t).sum(axis=1).mean() + (target * t2v).sum(axis=1).mean()) / 2
+
+    options = {"targets": "equal_texts", "chunk": 3}
+    outputs = by_hand.pairs(16)
+    _, scalars, _ = check(contrastive, reference, outputs, {"text_BL": texts}, {"data": 8}, **options)
+    best = (outputs["video_BE"] @ outputs["text_BE"].T).argmax(axis=1)
+    assert scalars["accuracy_v2t"] == pytest.approx(np.mean((texts == texts[best]).all(axis=1)))
+    with pytest.raises(ValueError, match='the batch has no text_BL, and targets="equal_texts" compares texts'):
+        by_hand.run(contrastive, outputs, {}, **options)
+    with pytest.raises(ValueError, match="targets is 'same'; it is one of own, equal_texts"):
+        by_hand.run(contrastive, outputs, {}, targets="same")
