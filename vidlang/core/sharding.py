@@ -99,6 +99,12 @@ def partition_spec(names: tuple[str | None, ...]) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
+def on_each_device(*names: str) -> bool:
+    """Whether every device holds the whole of axes with these logical names."""
+    mesh = active_mesh()
+    return mesh is None or all(mesh.shape[axis] == 1 for name in names for axis in RULES[name])
+
+
 def _check_divides(shape: tuple[int, ...], spec: PartitionSpec, sizes: Mapping[str, int], what: str) -> None:
     for dimension, entry in zip(shape, spec, strict=False):
         axes = (entry,) if isinstance(entry, str) else entry or ()  # PartitionSpec unpacks one-tuples

@@ -28,20 +28,29 @@ def slice_params(model: Any, params: Any, widths: str | Sequence[int], *inputs: 
     flat, groups = flatten_paths(params), model.video_spec.groups
 
     def cut(path: Sequence[Any], box: Any) -> Any:
-        name, names = path_name(path), getattr(box, "names", ())
-        shape = box.value.shape if names else box.shape
+        name = path_name(path)
         leaf = flat[RUN.sub("layers", name)]
         if run := RUN.search(name):
-            leaf = leaf[int(run[1]) : int(run[1]) + shape[0]]
-        for axis, size in enumerate(shape):
-            in_groups = bool(names) and names[axis] in GROUPED
-            leaf = prefix(leaf, axis, size, groups if in_groups else 1)
-        return leaf
-
-    def is_box(leaf: Any) -> bool:
-        return isinstance(leaf, nn.LogicallyPartitioned)
+            leaf = leaf[int(run[1]) : int(run[1]) + (box.value if is_box(box) else box).shape[0]]
+        return cut_leaf(leaf, box, groups)
 
     return small, jax.tree_util.tree_map_with_path(cut, boxed["params"], is_leaf=is_box)
+
+
+def cut_leaf(leaf: jax.Array, box: Any, groups: int) -> jax.Array:
+    """The first entries of each axis, as many as the parameter in `box` has; of heads and hidden units, of each group.
+
+    `box` is a shape in its logical names, or one that has none. Axes of `leaf` in front of its own stay whole.
+    """
+    names, shape = (box.names, box.value.shape) if is_box(box) else ((None,) * box.ndim, box.shape)
+    for axis, (name, size) in enumerate(zip(names, shape, strict=True), start=leaf.ndim - len(shape)):
+        leaf = prefix(leaf, axis, size, groups if name in GROUPED else 1)
+    return leaf
+
+
+def is_box(leaf: Any) -> bool:
+    """Whether it is a parameter with the logical names of its axes."""
+    return isinstance(leaf, nn.LogicallyPartitioned)
 
 
 def _zeros(inputs: Sequence[Any]) -> list[jax.Array]:
