@@ -19,6 +19,7 @@ from vidlang.data.tokenizer import Tokenizer
 from vidlang.ops.augment import Augmentation, Blur, Mix
 from vidlang.ops.colours import Jitter
 from vidlang.ops.dials import Dials
+from vidlang.train.micro import Micro
 from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
 from vidlang.train.saved import find_checkpoint
@@ -70,7 +71,13 @@ def train_step(recipe: Recipe, index: int, model: nn.Module, optimizer: Optimize
         dials=dials(stage),
         seed=recipe.seed_of(index),
         augmentation=augmentation(stage),
+        micro=micro(stage),
     )
+
+
+def micro(stage: Stage) -> Micro:
+    """In which parts a step takes its batch."""
+    return call(Micro, stage.micro, what="micro")
 
 
 def table(data: Mapping[str, Any], what: str) -> ClipTable:

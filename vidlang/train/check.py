@@ -104,6 +104,12 @@ def _check_clips(stage: Stage, mesh: Mesh) -> list[ClipSpec]:
             f"batch_size {size} does not divide over the {batch_ways(mesh)} devices of the mesh axes data and fsdp; "
             "choose a multiple, or another mesh"
         )
+    parts, ways = build.micro(stage).batches, batch_ways(mesh)
+    if size % (parts * ways):
+        raise ValueError(
+            f"batch_size {size} does not divide into micro.batches = {parts} parts over {ways} devices of the mesh "
+            f"axes data and fsdp; choose a multiple of {parts * ways}"
+        )
     for evaluation in stage.evals:
         with _named(evaluation.label):
             _draw(build.eval_spec(stage, evaluation), None)

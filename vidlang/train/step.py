@@ -23,6 +23,7 @@ from vidlang.core.sharding import Mesh, batch_sharding, replicated, tree_shardin
 from vidlang.ops.augment import NOTHING, Augmentation, augment
 from vidlang.ops.dials import streams
 from vidlang.ops.pixels import yuv420_to_rgb
+from vidlang.train.micro import WHOLE, Micro, Task, gradients
 from vidlang.train.optimizer import Optimizer
 
 Fields = Mapping[str, jax.ShapeDtypeStruct]  # the global batch, without its values
@@ -111,29 +112,30 @@ def make_train_step(
     dials: Any,
     seed: int,
     augmentation: Augmentation = NOTHING,
+    micro: Micro = WHOLE,
     what: str = "objective",
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, batch) -> (next state, scalars). `options` are the objective's own settings."""
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        rngs = streams(key)
         batch = augment(with_video(batch), key, augmentation)
         trained, frozen = optimizer.split(state.params)
-
-        def compute_loss(trained: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            params = optimizer.join(trained, frozen)
-            inputs = pick_inputs(model, batch)
-            outputs = model.apply({"params": params}, *inputs, train=True, dials=dials, rngs=rngs)
-            return call(objective, options, what=what, outputs=outputs, batch=batch)
-
-        (loss, scalars), gradients = jax.value_and_grad(compute_loss, has_aux=True)(trained)
-        updates, opt_state = optimizer.transform.update(gradients, state.opt_state, trained)
+        task = Task(
+            model,
+            lambda trained: optimizer.join(trained, frozen),
+            lambda outputs, batch: call(objective, options, what=what, outputs=outputs, batch=batch),
+            lambda batch: pick_inputs(model, batch),
+            dials,
+            streams(key),
+        )
+        (loss, scalars), grads = gradients(task, trained, batch, micro)
+        updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
         params = optimizer.join(optax.apply_updates(trained, updates), frozen)
         metrics = {
             "loss": loss,
             **scalars,
-            "grad_norm": optax.tree.norm(gradients),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": optimizer.schedule(state.step),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
