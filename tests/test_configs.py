@@ -16,7 +16,7 @@ from vidlang.train.loop import build_optimizer
 from vidlang.train.recipe import read_recipe
 from vidlang.train.step import TrainState, abstract_params
 
-NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__)]
+NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "parts"]
 
 
 def eval_shape_step(config):

@@ -22,7 +22,7 @@ from vidlang.data.crops import choose_crop
 from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec
 from vidlang.ops.dials import OFF, Dials, streams
-from vidlang.train import build, carry, sources
+from vidlang.train import build, carry, curriculum, sources
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
 from vidlang.train.recipe import Recipe, Runtime, Stage
@@ -58,6 +58,7 @@ def check_recipe(recipe: Recipe) -> None:
                 if not stage.init_from and before is not None and params is not None:
                     _check_params_fit(params, before, stage, recipe.stages[index - 1])
             before = params
+    curriculum.check(recipe.curriculum, recipe.stages)
 
 
 def _check_runtime(runtime: Runtime) -> None:

@@ -124,13 +124,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run: its stages in order, one seed, one mesh."""
+    """A whole run: its stages in order, one seed, one mesh. `curriculum`: what they promise (train/curriculum.py)."""
 
     name: str
     seed: int
     stages: tuple[Stage, ...]
     mesh: Mapping[str, int] = field(default_factory=lambda: {"data": -1})
     runtime: Runtime = field(default_factory=Runtime)
+    curriculum: str = ""
 
     def __post_init__(self) -> None:
         if not self.stages:
