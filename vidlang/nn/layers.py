@@ -1,4 +1,4 @@
-"""Linear, LayerNorm and Embed: parameters are declared here with their logical axes, once, and kept in float32.
+"""Linear, norms, LayerScale and Embed: parameters are declared here with their logical axes, once, and kept in float32.
 
 `dtype` is what a layer computes in. Kernels keep one axis per meaning ([D, A, K], [t, h, w, C, D]), so that a mesh can
 shard heads and a width can be sliced without reshaping what a checkpoint holds.
@@ -6,7 +6,9 @@ shard heads and a width can be sliced without reshaping what a checkpoint holds.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +27,20 @@ PATCH_INIT = nn.initializers.lecun_normal()
 TABLE_STD = 0.02
 # Axes that a mesh may cut, which a narrow layer uses a part of.
 GROUPED = ("heads", "mlp")
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(1.702 x), by which CLIP's released models approximate the GELU."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+# By name: the exact GELU, and two approximations that published parameters were trained with.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "quick_gelu": quick_gelu,
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+}
 
 
 def parameter(
@@ -139,6 +155,19 @@ class LayerNorm(nn.Module):
         variance = jnp.square(x).sum(axis=-1, keepdims=True) / valid
         y = x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
         return jnp.where(inside, y, 0.0).astype(self.dtype)
+
+
+class LayerScale(nn.Module):
+    """A factor for each channel, all of which start at `start` (BEiT); a narrower input meets the first of them."""
+
+    width: int
+    start: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = parameter(self, "scale", nn.initializers.constant(self.start), (self.width,), ("norm",))
+        width = x.shape[-1]
+        return x * scale[:width].reshape((1,) * (x.ndim - 1) + (width,)).astype(x.dtype)
 
 
 class Embed(nn.Module):

@@ -35,8 +35,8 @@ TIME_INITS = {
     "timesformer": (KERNEL_INIT, nn.initializers.zeros),
     "factorized": (KERNEL_INIT, KERNEL_INIT),
 }
-# Parameters of a layer: the attention that all layouts have, the one over time, and the latter's gate.
-SPACE, TIME, GATE = "attention", "time_attention", "time_gate"
+# Parameters of a layer: the attention that all layouts have, the one over time, the latter's gate, and the mlp.
+SPACE, TIME, GATE, MLP = "attention", "time_attention", "time_gate", "mlp"
 POOLS = ("mean", "attention")
 
 
@@ -85,11 +85,13 @@ def factorize_params(params: Any) -> Any:
     found = {name: factorize_params(value) for name, value in params.items()}
     norm = f"{SPACE}_norm"
     if SPACE in found and norm in found and TIME not in found:
-        scale = found[norm]["scale"]
-        shape = scale.shape[:-1]  # one number a layer
-        is_shape = isinstance(scale, jax.ShapeDtypeStruct)
-        gate = jax.ShapeDtypeStruct(shape, scale.dtype) if is_shape else jnp.zeros(shape, scale.dtype)
+        like = found[norm]["scale"]
+        shape = like.shape[:-1]  # one number a layer
+        is_shape = isinstance(like, jax.ShapeDtypeStruct)
+        gate = jax.ShapeDtypeStruct(shape, like.dtype) if is_shape else jnp.zeros(shape, like.dtype)
         found |= {TIME: found[SPACE], f"{TIME}_norm": found[norm], GATE: gate}
+        if (scale := f"{SPACE}_scale") in found:
+            found[f"{TIME}_scale"] = found[scale]
     return found
 
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vidlang.nn.attention import Places
+from vidlang.nn.drop_path import draw_paths
 from vidlang.nn.layouts import GRIDDED
 from vidlang.nn.spec import TransformerSpec
 from vidlang.ops import edges as graphs
@@ -63,7 +64,7 @@ def plan(spec: TransformerSpec, widths: tuple[int, ...], keep: tuple[tuple[int, 
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs segments of a stack, all with the same dials."""
+    """Runs segments of a stack, all with the same dials. path_key: what dropped paths are drawn from, if they are."""
 
     spec: TransformerSpec
     mask_BANS: jax.Array | None
@@ -73,6 +74,7 @@ class Runner:
     drawn: DrawnWidths | None
     times: int = 1
     places: Places | None = None
+    path_key: jax.Array | None = None
 
     def options(self, kept_BM: jax.Array | None) -> dict[str, Any]:
         """What attention is told in a segment beside its tokens, which these are."""
@@ -95,7 +97,7 @@ class Runner:
         score_BN = None if segment.keep is None else jnp.zeros((x_BND.shape[0], tokens), jnp.float32)
         layer = self._layer(block, tokens, self.options(before.kept_BM))
         if self.drawn is None:  # the switch of drawn widths already keeps nothing but what goes into a layer
-            layer = _checkpointed(layer, self.spec)
+            layer = checkpointed(layer, self.spec)
         numbers = jnp.arange(segment.start, segment.stop)
         index_L = numbers if self.drawn is None else self.drawn.index_L[segment.start : segment.stop]
         xs = params, numbers, index_L
@@ -126,14 +128,18 @@ class Runner:
             graph = None
             if edges is not None and edge_key is not None:
                 graph = graphs.draw(edges, jax.random.fold_in(edge_key, number), tokens)
+            paths_PB = None
+            if self.path_key is not None:
+                paths_PB = draw_paths(self.path_key, number, spec, self.dials.rows_B, x_BND.shape[0])
 
             def at(width: int) -> Callable[..., Any]:
-                def apply(params: Any, x_BND: jax.Array, mask_BANS: Any, graph: Any, places: Any) -> Any:
+                def apply(params: Any, x_BND: jax.Array, mask_BANS: Any, graph: Any, places: Any, paths_PB: Any) -> Any:
                     found: Any = block.apply(
                         {"params": params},
                         fit(x_BND, width),
                         mask_BANS,
                         graph=graph,
+                        paths_PB=paths_PB,
                         score=score_BN is not None,
                         **options | ({} if places is None else {"places": places}),
                     )
@@ -141,7 +147,7 @@ class Runner:
 
                 return apply
 
-            operands = params, x_BND, self.mask_BANS, graph, options.get("places")
+            operands = params, x_BND, self.mask_BANS, graph, options.get("places"), paths_PB
             if drawn is None:
                 return at(x_BND.shape[-1])(*operands)
             return switch(index, [at(width) for width in spec.of_shares(drawn.shares)], *operands)
@@ -149,7 +155,8 @@ class Runner:
         return layer
 
 
-def _checkpointed(layer: Callable[..., jax.Array], spec: TransformerSpec) -> Callable[..., jax.Array]:
+def checkpointed(layer: Callable[..., jax.Array], spec: TransformerSpec) -> Callable[..., jax.Array]:
+    """The layer, which keeps for its backward pass what `spec.remat` says."""
     if spec.remat == "none":
         return layer
     policies = jax.checkpoint_policies

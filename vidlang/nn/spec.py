@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from vidlang.nn.layers import ACTIVATIONS
 from vidlang.nn.layouts import GRIDDED, LAYOUTS
 from vidlang.ops.attention import IMPLEMENTATIONS
 from vidlang.ops.widths import schedule, share_width
@@ -16,6 +17,7 @@ from vidlang.ops.widths import schedule, share_width
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 # What the backward pass finds in memory: everything, the outputs of linear maps, or only each layer's input.
 REMAT = ("none", "dots", "full")
+NORMS = ("pre", "post")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class TransformerSpec:
     layer has a bias for every offset in space and time (BEiT, SViTT). Only a video encoder has these two. adapter: the
     bottleneck of an MLP adapter behind each mlp, lora_rank and lora_scale: of low-rank updates of each linear map; 0
     for none.
+
+    What published models differ in: norm, before each branch ("pre") or after each sum ("post": BERT, DistilBERT);
+    activation, of the mlp, and epsilon, of all norms; layer_scale, at which the factors of each branch's channels start
+    (BEiT), 0 for none. drop_path: in training, the share of rows that leave out a branch of the last layer; it rises
+    to that linearly, from 0 in the first.
     """
 
     layers: int
@@ -53,6 +60,11 @@ class TransformerSpec:
     adapter: int = 0
     lora_rank: int = 0
     lora_scale: float = 1.0
+    norm: str = "pre"
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    layer_scale: float = 0.0
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "mlp", "groups"):
@@ -77,13 +89,28 @@ class TransformerSpec:
                 raise ValueError(f"transformer.{name} is {value!r}; it must be a whole number, 0 for none")
         if self.schedule:
             object.__setattr__(self, "schedule", self.widths(self.schedule))
-        choices = {"dtype": tuple(DTYPES), "remat": REMAT, "attention": IMPLEMENTATIONS, "layout": LAYOUTS}
-        for name, known in choices.items():
+        choices = {"dtype": DTYPES, "remat": REMAT, "attention": IMPLEMENTATIONS, "layout": LAYOUTS}
+        for name, known in (choices | {"norm": NORMS, "activation": ACTIVATIONS}).items():
             if getattr(self, name) not in known:
                 raise ValueError(f"transformer.{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
         if self.layout in GRIDDED and (self.relative_positions or self.causal):
             what = "relative_positions" if self.relative_positions else "causal"
             raise ValueError(f"transformer.{what} is for the layouts 'joint' and 'frames'; found {self.layout!r}")
+        self._check_branches()
+
+    def _check_branches(self) -> None:
+        if self.norm == "post" and self.layout in GRIDDED:
+            raise ValueError(
+                f"transformer.norm 'post' has one attention a layer, and the layout {self.layout!r} two; take 'pre'"
+            )
+        if not self.epsilon > 0:
+            raise ValueError(f"transformer.epsilon is {self.epsilon!r}; it must be a positive number, as 1e-6")
+        if not self.layer_scale >= 0:
+            raise ValueError(f"transformer.layer_scale is {self.layer_scale!r}; it is a number above 0, or 0 for none")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"transformer.drop_path is {self.drop_path!r}; it is a share of the rows, in [0, 1)")
+        if self.drop_path and self.layers == 1:
+            raise ValueError("transformer.drop_path rises from 0 in the first layer, and this stack has one; set it 0")
 
     @property
     def compute_dtype(self) -> Any:
@@ -103,12 +130,15 @@ class TransformerSpec:
     def at(self, width: int, layers: int) -> TransformerSpec:
         """A narrower stack of blocks like these."""
         sizes = {name: getattr(self, name) * width // self.width for name in ("heads", "mlp", "adapter")}
-        return dataclasses.replace(self, layers=layers, width=width, frozen_layers=0, schedule=(), **sizes)
+        whole: dict[str, Any] = {"frozen_layers": 0, "schedule": (), "drop_path": 0.0}  # what only a whole stack has
+        return dataclasses.replace(self, layers=layers, width=width, **whole, **sizes)
 
     def cut(self, widths: Any) -> TransformerSpec:
         """The stack of a stand-alone model that is this one at these widths."""
         found = self.widths(widths)
-        small = dataclasses.replace(self.at(max(found), self.layers), full_width=self.full_width or self.width)
+        small = dataclasses.replace(
+            self.at(max(found), self.layers), full_width=self.full_width or self.width, drop_path=self.drop_path
+        )
         return small if len(set(found)) == 1 else dataclasses.replace(small, schedule=found)
 
     def of_shares(self, shares: Sequence[float]) -> tuple[int, ...]:

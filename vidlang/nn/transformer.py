@@ -1,4 +1,4 @@
-"""A stack of pre-LN transformer blocks whose L layers are one stacked pytree [L, ...], whatever the dials say.
+"""A stack of transformer blocks whose L layers are one stacked pytree [L, ...], whatever the dials say.
 
 The parameters are the same whether the layers run as one scanned loop (one compiled layer, whatever L) or unrolled,
 and whatever is kept or recomputed for the backward pass. How layers run under the dials is in `segments`.
@@ -14,12 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vidlang.core.sharding import constrain
+from vidlang.core.sharding import constrain, on_each_device
 from vidlang.nn.adapters import Adapter
 from vidlang.nn.attention import Places, SelfAttention
-from vidlang.nn.layers import KERNEL_INIT, LayerNorm, Linear, parameter
-from vidlang.nn.layouts import GATE, GRIDDED, SPACE, TIME, TIME_INITS, mix
-from vidlang.nn.segments import Runner, Stacked, plan
+from vidlang.nn.drop_path import branches, drop
+from vidlang.nn.layers import ACTIVATIONS, GROUPED, KERNEL_INIT, LayerNorm, LayerScale, Linear, parameter
+from vidlang.nn.layouts import GATE, GRIDDED, MLP, SPACE, TIME, TIME_INITS, mix
+from vidlang.nn.segments import Runner, Segment, Stacked, plan
+from vidlang.nn.slicing import cut_leaf, is_box
 from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.relative import table_rows
@@ -27,47 +29,83 @@ from vidlang.ops.widths import DrawnWidths, WidthSampler
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with the exact GELU; all at the width of its input.
+    """x + attention(norm(x)), then x + mlp(norm(x)); all at the width of its input.
 
-    Layouts with an attention over time put both in the place of the one.
+    With spec.norm "post" it is norm(x + attention(x)), then norm(x + mlp(x)), of the same parameters. Layouts with an
+    attention over time put both attentions in the place of the one.
     """
 
     spec: TransformerSpec
 
     @nn.compact
     def __call__(
-        self, x_BND: jax.Array, mask_BANS: jax.Array | None = None, **options: Any
+        self, x_BND: jax.Array, mask_BANS: jax.Array | None = None, *, paths_PB: jax.Array | None = None, **options: Any
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(tokens, how much cls attends to each, if `options` of SelfAttention ask for that)."""
-        spec, dtype, width = self.spec, self.spec.compute_dtype, x_BND.shape[-1]
-        score_BN = None
+        """(tokens, how much cls attends to each, if `options` of SelfAttention ask for that).
+
+        paths_PB: what each of the block's `drop_path.branches` is multiplied by in each row.
+        """
+        spec, score_BN = self.spec, None
         if spec.layout in GRIDDED:
             along = {"times": options["times"], "globals": options.get("globals", 0)}
             gate = functools.partial(parameter, self, GATE, nn.initializers.zeros, (), ())
-            x_BND = mix(spec.layout, x_BND, lambda name, x, axis: self._attend(name, x, along=axis, **along)[0], gate)
+
+            def attend(name: str, x_BND: jax.Array, axis: str) -> jax.Array:
+                return self._branch(name, self._attend(name, x_BND, along=axis, **along)[0], paths_PB)
+
+            x_BND = mix(spec.layout, x_BND, attend, gate)
         else:
             y_BND, score_BN = self._attend(SPACE, x_BND, mask_BANS, **options)
-            x_BND = x_BND + y_BND
-        y_BND = LayerNorm(spec.width, dtype, name="mlp_norm")(x_BND)
+            x_BND = self._join(SPACE, x_BND, self._branch(SPACE, y_BND, paths_PB))
+        return self._join(MLP, x_BND, self._branch(MLP, self._mlp(x_BND), paths_PB)), score_BN
+
+    def _attend(self, name: str, x_BND: jax.Array, *mask: jax.Array | None, **options: Any) -> Any:
+        """Norm and attention, with the parameters of this name."""
+        spec = self.spec
+        inits = TIME_INITS[spec.layout] if name == TIME else (KERNEL_INIT, KERNEL_INIT)
+        y_BND = self._enter(name, x_BND)
+        attention = SelfAttention(
+            spec.width,
+            spec.heads,
+            spec.compute_dtype,
+            spec.causal,
+            spec.attention,
+            spec.groups,
+            *inits,
+            spec.lora,
+            name=name,
+        )
+        return attention(y_BND, *mask, **options)
+
+    def _mlp(self, x_BND: jax.Array) -> jax.Array:
+        spec, dtype, width = self.spec, self.spec.compute_dtype, x_BND.shape[-1]
+        y_BND = self._enter(MLP, x_BND)
         how: dict[str, Any] = {"dtype": dtype, "groups": spec.groups, "lora": spec.lora}
         grow = Linear((spec.width,), (spec.mlp,), ("embed", "mlp"), name="mlp_in", **how)
         h_BNF = grow(y_BND, take=(spec.mlp * width // spec.width,))
-        h_BNF = nn.gelu(constrain(h_BNF, "batch", "tokens", "act_mlp"), approximate=False)
+        h_BNF = ACTIVATIONS[spec.activation](constrain(h_BNF, "batch", "tokens", "act_mlp"))
         shrink = Linear((spec.mlp,), (spec.width,), ("mlp", "embed"), name="mlp_out", **how)
         y_BND = shrink(h_BNF, take=(width,))
         if spec.adapter:
             y_BND = Adapter(spec.width, spec.adapter, dtype, name="adapter")(y_BND)
-        return x_BND + constrain(y_BND, "batch", "tokens", "act_embed"), score_BN
+        return constrain(y_BND, "batch", "tokens", "act_embed")
 
-    def _attend(self, name: str, x_BND: jax.Array, *mask: jax.Array | None, **options: Any) -> Any:
-        """Norm and attention, with the parameters of this name."""
-        spec, dtype = self.spec, self.spec.compute_dtype
-        inits = TIME_INITS[spec.layout] if name == TIME else (KERNEL_INIT, KERNEL_INIT)
-        y_BND = LayerNorm(spec.width, dtype, name=f"{name}_norm")(x_BND)
-        attention = SelfAttention(
-            spec.width, spec.heads, dtype, spec.causal, spec.attention, spec.groups, *inits, spec.lora, name=name
-        )
-        return attention(y_BND, *mask, **options)
+    def _enter(self, name: str, x_BND: jax.Array) -> jax.Array:
+        return x_BND if self.spec.norm == "post" else self._norm(name)(x_BND)
+
+    def _join(self, name: str, x_BND: jax.Array, y_BND: jax.Array) -> jax.Array:
+        x_BND = x_BND + y_BND
+        return self._norm(name)(x_BND) if self.spec.norm == "post" else x_BND
+
+    def _norm(self, name: str) -> LayerNorm:
+        return LayerNorm(self.spec.width, self.spec.compute_dtype, self.spec.epsilon, name=f"{name}_norm")
+
+    def _branch(self, name: str, y_BND: jax.Array, paths_PB: jax.Array | None) -> jax.Array:
+        """What a branch adds to its input, after its scale, in the rows that do not drop it."""
+        spec, known = self.spec, branches(self.spec.layout)
+        if spec.layer_scale:
+            y_BND = LayerScale(spec.width, spec.layer_scale, name=f"{name}_scale")(y_BND)
+        return y_BND if paths_PB is None or name not in known else drop(y_BND, paths_PB[known.index(name)])
 
 
 class Stack(nn.Module):
@@ -100,7 +138,8 @@ class Stack(nn.Module):
             raise ValueError(f"tokens have width {x_BND.shape[-1]}; transformer.width is {spec.width}")
         _check_places(spec, times, places)
         drawn, widths = self._widths(dials, train)
-        run = Runner(spec, mask_BANS, dials, globals, self._edge_key(dials, train), drawn, times or 1, places)
+        keys = self._edge_key(dials, train), self._path_key(train)
+        run = Runner(spec, mask_BANS, dials, globals, keys[0], drawn, times or 1, places, keys[1])
         # No parent: a block is a pure function of its slice of the parameters, not a submodule.
         blocks = {start: Block(spec.at(width, layers), parent=None) for start, layers, width in _runs(spec)}
         trees = {start: self._declare(block, start, x_BND, run) for start, block in blocks.items()}
@@ -109,7 +148,10 @@ class Stack(nn.Module):
             first = max(start for start in trees if start <= segment.start)
             rows = slice(segment.start - first, segment.stop - first)
             params = jax.tree.map(lambda leaf, rows=rows: leaf[rows], trees[first])
-            stacked = run(blocks[first], params, stacked, segment)
+            block = blocks[first]
+            if segment.width < block.spec.width and on_each_device("embed", *GROUPED):
+                block, params = _narrow(block, params, stacked, segment, run)
+            stacked = run(block, params, stacked, segment)
         if drawn is None:
             return stacked
         widths_W = jnp.asarray(spec.of_shares(drawn.shares))
@@ -125,7 +167,7 @@ class Stack(nn.Module):
                     f"tokens of a grid {grid} (time, rows, columns) need {table_rows(grid)} relative positions; these "
                     f"parameters have {known}. Give clips of the size they were trained on"
                 )
-        return self.param(name, _init_layers, block, (*x_BND.shape[:-1], block.spec.width), run.options(None))
+        return self.param(name, init_layers, block, (*x_BND.shape[:-1], block.spec.width), run.options(None))
 
     def _widths(self, dials: Dials, train: bool) -> tuple[DrawnWidths | None, tuple[int, ...]]:
         """(the schedule as data, where it is that; the static width of each layer)."""
@@ -157,6 +199,30 @@ class Stack(nn.Module):
             raise ValueError("the dial edges draws a graph: call with rngs={'edges': key}")
         return self.make_rng("edges")
 
+    def _path_key(self, train: bool) -> jax.Array | None:
+        """Where dropped paths are drawn from, in training."""
+        rate = self.spec.drop_path
+        if not rate or not train:
+            return None
+        if not self.has_rng("dropout"):
+            raise ValueError(f"transformer.drop_path is {rate}, which draws paths: call with rngs={{'dropout': key}}")
+        return self.make_rng("dropout")
+
+
+def _narrow(block: Block, params: Any, before: Stacked, segment: Segment, run: Runner) -> tuple[Block, Any]:
+    """The blocks of a segment at its static width, and their part of the parameters, cut once and not in each layer.
+
+    In the layers' loop, each gradient would be filled up with zeros by itself. Parameters that lie on several devices
+    are better cut there all the same: they are gathered for that, and then one layer at a time is.
+    """
+    spec = block.spec
+    narrow = Block(spec.at(segment.width, segment.stop - segment.start), parent=None)
+    x_BND = jnp.zeros((*before.x_BMD.shape[:-1], segment.width), before.x_BMD.dtype)
+    options = run.options(before.kept_BM)
+    boxed = jax.eval_shape(lambda: narrow.init(jax.random.key(0), x_BND, **options)["params"])
+    cut = functools.partial(cut_leaf, groups=spec.groups)
+    return narrow, jax.tree.map(lambda box, leaf: cut(leaf, box), boxed, params, is_leaf=is_box)
+
 
 def _check_places(spec: TransformerSpec, times: int | None, places: Places | None) -> None:
     if (spec.layout == "joint") != (times is None):
@@ -179,7 +245,7 @@ def _runs(spec: TransformerSpec) -> list[tuple[int, int, int]]:
     return found
 
 
-def _init_layers(key: jax.Array, block: Block, shape_BND: tuple[int, ...], options: dict[str, Any]) -> Any:
+def init_layers(key: jax.Array, block: Any, shape_BND: tuple[int, ...], options: dict[str, Any]) -> Any:
     """The parameters of L independent blocks, stacked; each box of logical names gains "layers" in front."""
 
     def init(key: jax.Array) -> Any:
