@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.evals.toys import WORDS, ToyData, ToyPredict, TwoViews, run_in_processes, table_of
+from tests.evals.toys import WORDS, ToyData, ToyPredict, TwoViews, run_in_processes, seen_counts, table_of, told_counts
 from vidlang.evals import _embed, multiple_choice, retrieval
 
 SEEN = ["red ball", "green box", "blue ball", "red box spins", "green ball slides", "blue box grows"]
@@ -188,3 +188,27 @@ def test_a_question_goes_before_each_of_its_choices():
     with pytest.raises(ValueError, match="with_question needs the columns question; the table lacks question"):
         table = table_of(choices=[["box", "ball"]], answer=[1])
         multiple_choice.Evaluator(predict, ToyData(table, ["red"]), with_question=True).run(IDENTITY)
+
+
+@pytest.mark.parametrize("rerank", [{}, {"rerank": 4}])
+def test_clips_of_one_label_share_their_text(rerank):
+    # Both balls are the answer to either "ball"; of the boxes, "red box" is one and "box" are two.
+    table = table_of(texts=[["ball"], ["ball"], ["box"], ["box"], ["red box"]], label=[3, 3, 5, 5, 8])
+    seen = ["red ball", "green ball", "box", "green box", "red box"]
+
+    class Matching(ToyPredict):
+        def _video_tokens(self, params, video_BTHWC):
+            return seen_counts(video_BTHWC)[:, None]
+
+        def _match(self, params, tokens_BND, text_BL):
+            return (tokens_BND[:, 0] * told_counts(text_BL)).sum(axis=1)
+
+    def found(**options):
+        return retrieval.Evaluator(Matching(), ToyData(table, seen), **options, **rerank).run(IDENTITY)
+
+    # Alone, each "ball" and each "box" ties with that of another row; shared, each "box" still does with the red one,
+    # and the clips of "red ball", "box" and "green box" with the text "red box".
+    assert found()["t2v_r1"] == 1 / 5 and found(shared=True)["t2v_r1"] == 3 / 5
+    assert found()["v2t_r1"] == 1 / 5 and found(shared=True)["v2t_r1"] == 2 / 5
+    with pytest.raises(ValueError, match="shared texts needs the columns label"):
+        retrieval.Evaluator(ToyPredict(), ToyData(table_of(texts=[["red"]]), ["red"]), shared=True)

@@ -49,19 +49,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Way:
-    """A direction of retrieval: queries and candidates, and which video each of them belongs to."""
+    """A direction of retrieval: queries and candidates; those of one group are right for each other."""
 
     query_QE: np.ndarray
     candidate_CE: np.ndarray
-    query_video: np.ndarray
-    candidate_video: np.ndarray
+    group_Q: np.ndarray
+    group_C: np.ndarray
 
     def parts(self, chunk: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """(queries, their cosines [Q, C], which candidates are right) of so many queries at once."""
         candidate_EC = np.asarray(self.candidate_CE, np.float64).T
         for start in range(0, len(self.query_QE), chunk):
             part = slice(start, start + chunk)
-            correct_QC = self.query_video[part, None] == self.candidate_video[None, :]
+            correct_QC = self.group_Q[part, None] == self.group_C[None, :]
             yield part, ranking.scores(self.query_QE[part], candidate_EC), correct_QC
 
 
@@ -87,20 +87,20 @@ class Reranker:
         self,
         video_VE: np.ndarray,
         text_TE: np.ndarray,
-        text_video: np.ndarray,
-        rows_V: np.ndarray,
         texts: list[str],
+        rows_V: np.ndarray,
+        group_V: np.ndarray,
+        group_T: np.ndarray,
         chunk: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ranks (text to video [T], video to text [V]); video i is row `rows_V[i]` of the table."""
-        videos = np.arange(len(rows_V))
-        ways = Way(text_TE, video_VE, text_video, videos), Way(video_VE, text_TE, videos, text_video)
+        ways = Way(text_TE, video_VE, group_T, group_V), Way(video_VE, text_TE, group_V, group_T)
         chosen_t2v, chosen_v2t = (_choose(way, self._options.count, chunk) for way in ways)
         # Equal texts are one text to match with.
         number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         number_T = np.array([number[text] for text in texts])
         pair_t2v = chosen_t2v * len(number) + number_T[:, None]
-        pair_v2t = videos[:, None] * len(number) + number_T[chosen_v2t]
+        pair_v2t = np.arange(len(rows_V))[:, None] * len(number) + number_T[chosen_v2t]
         pair_P = np.unique(np.concatenate([pair_t2v.ravel(), pair_v2t.ravel()]))
         match_P = self._match(pair_P, rows_V, list(number))
         second = (match_P[np.searchsorted(pair_P, pair)] for pair in (pair_t2v, pair_v2t))

@@ -3,6 +3,9 @@
 Every text of the table is a query for its clip, and every clip for its texts, of which the best ranked counts. The
 correct answer loses ties (see metrics/ranking.py), so a caption that two clips share verbatim finds neither first.
 
+With shared=True, rows with the same `label` are right for each other's texts: a template of SSv2 asks for any of the
+clips made from it.
+
 With rerank=k the k best candidates of each query are ranked again by a model with a fusion encoder (see _rerank.py);
 what cosines alone give is then called cosine_t2v_r1 and so on.
 """
@@ -15,6 +18,7 @@ import numpy as np
 
 from vidlang.evals import _rerank
 from vidlang.evals._embed import embed_clips, embed_texts
+from vidlang.evals._tables import need
 from vidlang.evals.metrics import ranking
 
 
@@ -31,13 +35,16 @@ class Evaluator:
         data: Any,
         *,
         chunk: int = 256,
+        shared: bool = False,
         rerank: int = 0,
         ensemble: str = "lse",
         tokens_dtype: str = "float16",
     ) -> None:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 query; found {chunk}")
-        self.predict, self.data, self.chunk = predict, data, chunk
+        if shared:
+            need(data.table, ("label",), "retrieval with shared texts")
+        self.predict, self.data, self.chunk, self.shared = predict, data, chunk, shared
         self.rerank = _rerank.Options(rerank, ensemble, tokens_dtype)
 
     def run(self, params: Any) -> dict[str, float]:
@@ -55,10 +62,11 @@ class Evaluator:
         rows = np.flatnonzero(present_N)
         texts = [text for row in rows for text in texts_N[row]]
         text_video = np.repeat(np.arange(len(rows)), [len(texts_N[row]) for row in rows])
+        group_V = np.asarray(self.data.table.column("label"))[rows] if self.shared else np.arange(len(rows))
         video_VE, text_TE = video_NE[rows], embed_texts(self.predict, self.data, params, texts)
-        result = _named(ranking.retrieval_ranks(video_VE, text_TE, text_video, chunk=self.chunk))
+        result = _named(ranking.retrieval_ranks(video_VE, text_TE, text_video, group_V=group_V, chunk=self.chunk))
         if second is not None:
-            again = second.ranks(video_VE, text_TE, text_video, rows, texts, self.chunk)
+            again = second.ranks(video_VE, text_TE, texts, rows, group_V, group_V[text_video], self.chunk)
             result = {**_named(again), **{f"cosine_{name}": value for name, value in result.items()}}
         counts = {"videos": len(rows), "texts": len(texts), "missing": len(present_N) - len(rows)}
         return {**result, **{name: float(count) for name, count in counts.items()}}

@@ -88,12 +88,18 @@ def reranked(
 
 
 def retrieval_ranks(
-    video_VE: np.ndarray, text_TE: np.ndarray, text_video: np.ndarray, *, chunk: int = 256
+    video_VE: np.ndarray,
+    text_TE: np.ndarray,
+    text_video: np.ndarray,
+    *,
+    group_V: np.ndarray | None = None,
+    chunk: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranks (text to video [T], video to text [V]) by dot product; text i describes video `text_video[i]`.
 
     Every text is a query of its own. A video's rank is that of its best-ranked text; its other texts are not wrong
-    answers. `chunk` queries are scored at once, so the whole matrix is never held.
+    answers. Videos of one group share their texts: any of them is right. `chunk` queries are scored at once, so the
+    whole matrix is never held.
     """
     if len(text_video) != len(text_TE):
         raise ValueError(f"{len(text_TE)} texts but {len(text_video)} entries that say which video each describes")
@@ -103,24 +109,24 @@ def retrieval_ranks(
         raise ValueError(
             f"text_video must hold rows of the {len(video_VE)} videos; found {text_video.min()} to {text_video.max()}"
         )
-    videos = np.arange(len(video_VE))
-    without = np.setdiff1d(videos, text_video)
+    without = np.setdiff1d(np.arange(len(video_VE)), text_video)
     if len(without):
         raise ValueError(f"video {without[0]} has no text, so it has no rank; leave it out")
-    t2v = _ranks_in_chunks(text_TE, video_VE, text_video, videos, chunk)
-    v2t = _ranks_in_chunks(video_VE, text_TE, videos, text_video, chunk)
+    group_V = np.arange(len(video_VE)) if group_V is None else group_V
+    t2v = _ranks_in_chunks(text_TE, video_VE, group_V[text_video], group_V, chunk)
+    v2t = _ranks_in_chunks(video_VE, text_TE, group_V, group_V[text_video], chunk)
     return t2v, v2t
 
 
 def _ranks_in_chunks(
-    query_QE: np.ndarray, candidate_CE: np.ndarray, query_video: np.ndarray, candidate_video: np.ndarray, chunk: int
+    query_QE: np.ndarray, candidate_CE: np.ndarray, group_Q: np.ndarray, group_C: np.ndarray, chunk: int
 ) -> np.ndarray:
-    """Ranks where a candidate is correct if it belongs to the query's video."""
+    """Ranks where a candidate is correct if it is of the query's group."""
     candidate_EC = np.asarray(candidate_CE, np.float64).T
     parts = []
     for start in range(0, len(query_QE), chunk):
         part = slice(start, start + chunk)
-        correct_QC = query_video[part, None] == candidate_video[None, :]
+        correct_QC = group_Q[part, None] == group_C[None, :]
         parts.append(ranks(scores(query_QE[part], candidate_EC), correct_QC, margin=ROUNDING))
     return np.concatenate(parts)
 
