@@ -25,15 +25,6 @@ DUAL_ENCODER = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """The same program is compiled once for all tests of training; resumed runs would compile theirs again."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture(scope="session")
 def stage_config():
     """A stage with everything that a config may say about one, as plain values; keywords replace sections."""
