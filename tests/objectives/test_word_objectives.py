@@ -33,7 +33,7 @@ def test_matching_is_the_mean_over_all_pairs():
 def test_masked_words_count_alike_and_nothing_else_counts():
     rng = np.random.default_rng(1)
     target = np.where(rng.random((8, 5)) < 0.4, rng.integers(0, 11, (8, 5)), -1).astype(np.int32)
-    target[3] = -1
+    target[3], target[5, 1] = -1, 4
     valid, weight = np.arange(8) != 5, np.arange(8) + 1.0
 
     def reference(outputs):

@@ -1,12 +1,15 @@
 """The optimizer against plain numpy, and its rules against typos."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vidlang.core.tree import flatten_paths
-from vidlang.train.optimizer import make_optimizer, make_schedule
+from vidlang.models import video
+from vidlang.train.optimizer import make_optimizer
+from vidlang.train.schedules import make_schedule
 
 
 @pytest.fixture
@@ -68,6 +71,131 @@ def test_equals_adamw_written_in_numpy(params):
     want = numpy_adamw(params, gradients, rates=rates, decay=0.3, decayed=decayed, clip=1.5, b1=0.8, b2=0.95, eps=1e-6)
     for name, leaf in flatten_paths(got).items():
         np.testing.assert_allclose(leaf, want[name], rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def numpy_momentum(params, gradients, *, rate, decay, decayed, momentum, nesterov):
+    """SGD with decay in the gradient, in float64."""
+    values = {name: np.asarray(leaf, np.float64) for name, leaf in flatten_paths(params).items()}
+    speed = {name: np.zeros_like(value) for name, value in values.items()}
+    for gradient in gradients:
+        for name, leaf in flatten_paths(gradient).items():
+            pull = np.asarray(leaf, np.float64) + decay * (name in decayed) * values[name]
+            speed[name] = momentum * speed[name] + pull
+            values[name] = values[name] - rate * (pull + momentum * speed[name] if nesterov else speed[name])
+    return values
+
+
+def numpy_lion(params, gradients, *, rate, decay, decayed, b1, b2):
+    """Lion: the sign of a mean that leans on the newest gradient, and decay beside it."""
+    values = {name: np.asarray(leaf, np.float64) for name, leaf in flatten_paths(params).items()}
+    first = {name: np.zeros_like(value) for name, value in values.items()}
+    for gradient in gradients:
+        for name, leaf in flatten_paths(gradient).items():
+            leaf = np.asarray(leaf, np.float64)
+            update = np.sign(b1 * first[name] + (1 - b1) * leaf) + decay * (name in decayed) * values[name]
+            values[name] = values[name] - rate * update
+            first[name] = b2 * first[name] + (1 - b2) * leaf
+    return values
+
+
+@pytest.mark.parametrize(
+    ("options", "by_hand", "settings"),
+    [
+        ({"name": "sgd"}, numpy_momentum, {"momentum": 0.9, "nesterov": False}),
+        ({"name": "sgd", "momentum": 0.7, "nesterov": True}, numpy_momentum, {"momentum": 0.7, "nesterov": True}),
+        ({"name": "lion"}, numpy_lion, {"b1": 0.9, "b2": 0.99}),
+        ({"name": "lion", "b1": 0.5, "b2": 0.8}, numpy_lion, {"b1": 0.5, "b2": 0.8}),
+    ],
+    ids=["sgd", "nesterov", "lion", "lion b"],
+)
+def test_equals_sgd_and_lion_written_in_numpy(params, options, by_hand, settings):
+    gradients = [noise(params, seed) for seed in range(1, 5)]
+    got, _ = run(make(params, weight_decay=0.3, clip_norm=None, **options), params, gradients)
+    want = by_hand(params, gradients, rate=0.1, decay=0.3, decayed={"tower/mlp/kernel", "head/kernel"}, **settings)
+    for name, leaf in flatten_paths(got).items():
+        np.testing.assert_allclose(leaf, want[name], rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def stacked(layers):
+    """Parameters like those of a dual encoder, whose video tower has this many layers."""
+    shapes = {
+        "video_encoder": {
+            "patch": {"kernel": (3, 2)},
+            "cls": (2,),
+            "stack": {"layers": {"mlp_in": {"kernel": (layers, 2, 3), "bias": (layers, 3)}}},
+            "norm": {"scale": (2,)},
+        },
+        "text_encoder": {"stack": {"layers": {"mlp_in": {"kernel": (2, 2, 3)}}}, "positions": (4, 2)},
+        "head": {"kernel": (2, 2)},
+    }
+    is_shape = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    return jax.tree.map(lambda shape: jnp.ones(shape, jnp.float32), shapes, is_leaf=is_shape)
+
+
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_each_layer_learns_at_a_share_of_the_next_ones_rate(frozen):
+    """VideoMAE's rule: the stem is layer 0, blocks are 1 to L, and layer i has the rate times decay^(L + 1 - i)."""
+    params, layers, decay = stacked(4), 4, 0.75
+    rows = {"video_encoder/stack/layers/": frozen} if frozen else {}
+    optimizer = make(
+        params,
+        name="sgd",
+        momentum=0.0,
+        clip_norm=None,
+        layer_decay=decay,
+        learning_rate_scales=(("mlp_in/bias", 0.5),),
+        freeze_rows=rows,
+    )
+    got, _ = run(optimizer, params, [jax.tree.map(jnp.ones_like, params)])
+    moved = {name: (1 - leaf) / 0.1 for name, leaf in flatten_paths(got).items()}
+    by_layer = np.array([decay ** (layers + 1 - i) for i in range(1, layers + 1)])
+    by_layer[:frozen] = 0
+    for name in ("video_encoder/patch/kernel", "video_encoder/cls"):
+        np.testing.assert_allclose(moved[name], decay**5, rtol=1e-5)
+    tower = "video_encoder/stack/layers/mlp_in"
+    np.testing.assert_allclose(moved[f"{tower}/kernel"], np.broadcast_to(by_layer[:, None, None], (4, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(moved[f"{tower}/bias"], np.broadcast_to(by_layer[:, None] / 2, (4, 3)), rtol=1e-5)
+    for name in ("video_encoder/norm/scale", "head/kernel", "text_encoder/positions"):
+        np.testing.assert_allclose(moved[name], 1, rtol=1e-5)
+    np.testing.assert_allclose(moved["text_encoder/stack/layers/mlp_in/kernel"], 1, rtol=1e-5)
+
+
+def test_layer_decay_knows_all_parts_of_the_video_encoder():
+    """Of a real one: what comes before the layers has the least rate, what comes after them the whole."""
+    model = video.Model(
+        transformer={"width": 16, "layers": 2, "heads": 2, "mlp": 32},
+        tubelet=(2, 4, 4),
+        pool="cls",
+        image_patch=(4, 4),
+    )
+    clip = jnp.zeros((1, 4, 8, 8, 3), jnp.uint8)
+    shapes = nn.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)["params"]))
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+    optimizer = make(params, name="sgd", momentum=0.0, clip_norm=None, layer_decay=0.5)
+    got, _ = run(optimizer, params, [params])
+    rates = {}
+    for name, leaf in flatten_paths(got).items():
+        first, last = (float((1 - row.reshape(-1)[0]) / 0.1) for row in (leaf[0], leaf[-1]))
+        rates.setdefault(name.split("/")[0], set()).add((round(first, 4), round(last, 4)))
+    before = {name: {(0.125, 0.125)} for name in ("patch", "image_patch", "cls", "spatial", "temporal")}
+    assert rates == before | {"stack": {(0.25, 0.5)}, "norm": {(1, 1)}}
+
+
+def test_layers_in_runs_of_several_widths_are_counted_through():
+    runs = {"layers_0": {"kernel": jnp.ones((2, 3))}, "layers_2": {"kernel": jnp.ones((1, 2))}}
+    params = {"stack": runs, "patch": {"kernel": jnp.ones((2, 2))}}
+    got, _ = run(make(params, name="sgd", clip_norm=None, layer_decay=0.5), params, [params])
+    for name, factors in {"layers_0": [0.125, 0.25], "layers_2": [0.5]}.items():
+        np.testing.assert_allclose((1 - got["stack"][name]["kernel"][:, 0]) / 0.1, factors, rtol=1e-5)
+    np.testing.assert_allclose((1 - got["patch"]["kernel"]) / 0.1, 0.0625, rtol=1e-5)
+
+
+def test_the_climb_begins_where_it_is_told_to():
+    """AVION's fine-tuning: from 1e-6 in even steps to 3e-5, then along half a wave to 1e-5."""
+    follow = make_schedule("cosine", peak=3e-5, final=1e-5, warmup=5, total=25, first=1e-6)
+    wave = 1e-5 + 1e-5 * (1 + np.cos(np.pi * np.arange(20) / 20))
+    expected = np.concatenate([np.linspace(1e-6, 3e-5, 5), wave])
+    np.testing.assert_allclose([follow(step) for step in range(25)], expected, rtol=1e-5)
 
 
 def test_schedule_climbs_then_falls_to_its_end():
@@ -132,6 +260,14 @@ def test_no_decay_replaces_the_default_rule(params):
         ({"learning_rate_scales": (("decoder", 0.1),)}, "learning_rate_scales: 'decoder' matches no parameter"),
         ({"freeze": (".",)}, "nothing is left to train"),
         ({"schedule": "cosin"}, "unknown optimizer.schedule 'cosin'.*cosine, constant"),
+        ({"name": "adam"}, r"unknown optimizer.name 'adam' \(did you mean 'adamw'\?\); there are: adamw, sgd, lion"),
+        ({"momentum": 0.9}, "optimizer.momentum is for sgd, and optimizer.name is 'adamw'; leave it out"),
+        ({"name": "sgd", "b1": 0.9}, "optimizer.b1 is for adamw and lion, and optimizer.name is 'sgd'"),
+        ({"name": "sgd", "momentum": 1.0}, "optimizer.momentum must be a number from 0 to below 1; found 1.0"),
+        ({"layer_decay": 0.0}, "optimizer.layer_decay must be a number above 0 and up to 1.*found 0.0"),
+        ({"layer_decay": 0.7}, "layer_decay is for the layers of a video encoder.*there are: head/kernel"),
+        ({"warmup_from": 0.01}, "warmup_from is 0.01, where a climb of 0 steps to 0.1 begins; give a warmup"),
+        ({"warmup_from": 0.2, "warmup": "2 steps"}, "a warmup_from that is not above the learning_rate"),
         ({"warmup": "11 steps"}, "warmup lasts 11 steps, but the stage only 10"),
         ({"learning_rate": -0.1}, "optimizer.learning_rate must be a number from 0"),
         ({"learning_rate": float("inf")}, "optimizer.learning_rate must be a number from 0 on; found inf"),
