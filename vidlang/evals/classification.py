@@ -1,7 +1,7 @@
 """Classification: top-1, top-5 and mean class accuracy of each head of a classifier. No text is needed.
 
-`heads` says the model's heads and their numbers of classes, {"label": 400}, as the model has them; each is called
-like the column with its labels. A clip that is seen as several views and crops (`clip.views`, `clip.crops`) has the
+`heads` says the model's heads and their numbers of classes, {"label": 400}, all of them and in the model's order (a
+ConfigDict sorts both alike); each is called like the column with its labels. A clip that is seen as several views and crops (`clip.views`, `clip.crops`) has the
 mean of their probabilities, as VideoMAE's test does with five times three.
 
 EPIC-KITCHENS-100 is trained on actions alone, and the probability of a verb is the sum over the actions that have it:
@@ -43,13 +43,14 @@ class Evaluator:
         counts = {**self.heads, **self.marginalize}
         if not self.heads or not all(isinstance(count, int) and count >= 2 for count in counts.values()):
             raise ValueError(
-                f"heads and marginalize give two classes or more by name, as in {{'label': 400}}; {counts}"
+                f"heads and marginalize give two classes or more by name, as in {{'label': 400}}; found {counts}"
             )
         if both := set(self.heads) & set(self.marginalize):
             raise ValueError(f"{min(both)!r} is both a head and to be marginalized; name it in one of them")
         if self.marginalize and action not in self.heads:
             raise ValueError(f"marginalize sums over the classes of the head {action!r}; heads are {', '.join(heads)}")
         need(data.table, list(counts), "this classification")
+        self._label_N = {name: self._labels(data.table, name) for name in counts}
         self._parts = self._parts_of_actions(tables) if self.marginalize else {}
 
     def run(self, params: Any) -> dict[str, float]:
@@ -68,8 +69,8 @@ class Evaluator:
             scores[name] = classes.marginal(scores[self.action], self._parts[name], count)
         result: dict[str, float] = {}
         for name, score in scores.items():
-            label_N = self._labels(self.data.table, name)[present_N]
-            result |= {f"{name}_{key}": value for key, value in classes.summarize(score, label_N).items()}
+            found = classes.summarize(score, self._label_N[name][present_N])
+            result |= {f"{name}_{key}": value for key, value in found.items()}
         return {**result, "count": float(present_N.sum()), "missing": float((~present_N).sum())}
 
     def _labels(self, table: Any, name: str) -> np.ndarray:
