@@ -1,8 +1,8 @@
 """Classification: top-1, top-5 and mean class accuracy of each head of a classifier. No text is needed.
 
 `heads` says the model's heads and their numbers of classes, {"label": 400}, all of them and in the model's order (a
-ConfigDict sorts both alike); each is called like the column with its labels. A clip that is seen as several views and crops (`clip.views`, `clip.crops`) has the
-mean of their probabilities, as VideoMAE's test does with five times three.
+ConfigDict sorts both alike); each is called like the column with its labels. A clip that is seen as several views and
+crops (`clip.views`, `clip.crops`) has the mean of their probabilities, as VideoMAE's test does with five times three.
 
 EPIC-KITCHENS-100 is trained on actions alone, and the probability of a verb is the sum over the actions that have it:
 marginalize={"verb_label": 97, "noun_label": 300}. Which verb and noun an action has is read from the columns label,
