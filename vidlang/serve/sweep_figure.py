@@ -10,7 +10,8 @@ from vidlang.serve.report_figures import nice_ticks, short
 from vidlang.serve.sweep import Point
 
 WIDTH, HEIGHT = 560, 380
-LEFT, RIGHT, TOP, BOTTOM = 60, 20, 96, 80
+# Names of presets stand slanted above their points, the last one beyond the axis.
+LEFT, RIGHT, TOP, BOTTOM = 60, 70, 96, 80
 COLOURS = (LOCAL, RANDOM, GLOBAL, "#0b7f71", "#b03060")
 
 
@@ -50,7 +51,7 @@ def sweep_figure(points: Sequence[Point], metrics: Sequence[str], flops: str) ->
         parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>' for a, b in finite]
         row = HEIGHT + 16 * number
         parts += [f'<rect x="{LEFT}" y="{row - 8}" width="18" height="4" fill="{colour}"/>', text(LEFT + 26, row, name)]
-    parts.append(text(WIDTH - RIGHT, HEIGHT - 20, f"GFLOP of a clip ({flops})", "end"))
+    parts.append(text(WIDTH - RIGHT, HEIGHT - 18, f"GFLOP of a clip ({flops})", "end"))
     return svg(WIDTH, HEIGHT + 16 * len(curves), parts)
 
 
