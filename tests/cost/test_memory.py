@@ -46,10 +46,10 @@ def test_training_the_last_four_layers_at_128_frames_saves_a_further_near_three_
 def test_devices_share_the_batch_and_the_parameters(recipe):
     """On four devices a step's temporaries are those of a quarter of the batch; fsdp also divides the state."""
 
-    def one(devices, **mesh):
-        return next(measure([(dataclasses.replace(recipe(frames=16), mesh=mesh), 0)], Target("cpu", devices)))
+    def on(devices, *meshes):
+        return measure([(dataclasses.replace(recipe(frames=16), mesh=mesh), 0) for mesh in meshes], Target("cpu", devices))
 
-    alone, data, fsdp = one("1", data=1), one("4", data=4), one("4", fsdp=4)
+    (alone,), (data, fsdp) = on("1", {"data": 1}), on("4", {"data": 4}, {"fsdp": 4})
     assert (alone.devices, data.devices) == (1, 4)
     assert data.temporaries < 0.5 * alone.temporaries
     assert fsdp.arguments < 0.5 * data.arguments
