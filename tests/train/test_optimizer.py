@@ -124,6 +124,7 @@ def stacked(layers):
         "video_encoder": {
             "patch": {"kernel": (3, 2)},
             "cls": (2,),
+            "stem_norm": {"scale": (2,)},
             "stack": {"layers": {"mlp_in": {"kernel": (layers, 2, 3), "bias": (layers, 3)}}},
             "norm": {"scale": (2,)},
         },
@@ -152,7 +153,7 @@ def test_each_layer_learns_at_a_share_of_the_next_ones_rate(frozen):
     moved = {name: (1 - leaf) / 0.1 for name, leaf in flatten_paths(got).items()}
     by_layer = np.array([decay ** (layers + 1 - i) for i in range(1, layers + 1)])
     by_layer[:frozen] = 0
-    for name in ("video_encoder/patch/kernel", "video_encoder/cls"):
+    for name in ("video_encoder/patch/kernel", "video_encoder/cls", "video_encoder/stem_norm/scale"):
         np.testing.assert_allclose(moved[name], decay**5, rtol=1e-5)
     tower = "video_encoder/stack/layers/mlp_in"
     np.testing.assert_allclose(moved[f"{tower}/kernel"], np.broadcast_to(by_layer[:, None, None], (4, 2, 3)), rtol=1e-5)
