@@ -28,10 +28,6 @@ HASTY = Patience(decode_timeout=0.5, store_patience=0.5, stall_timeout=3.0)
 ROWS = 4
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 class Numbers:
     """Batches of ROWS numbers: the item, or its negative where the first attempt was given up."""
 
@@ -84,8 +80,9 @@ def wait_for_workers(count):
     return workers
 
 
+# Here and below: a death and a silence, each of the only worker and of one of two.
 @pytest.mark.parametrize(
-    ("how", "workers"), [(signal.SIGKILL, 1), slow(signal.SIGKILL, 2), slow(signal.SIGSTOP, 1), slow(signal.SIGSTOP, 2)]
+    ("how", "workers"), [(signal.SIGKILL, 1), pytest.param(signal.SIGSTOP, 2, marks=pytest.mark.slow)]
 )
 def test_a_worker_that_is_killed_or_stopped_costs_no_batch(tiny_table, tiny_tokenizer, how, workers, caplog):
     options = {"seed": 3, "batch_size": 4}
@@ -104,7 +101,8 @@ def test_a_worker_that_is_killed_or_stopped_costs_no_batch(tiny_table, tiny_toke
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("action", "workers"), [slow("die", 1), slow("die", 2), slow("hang", 1), slow("hang", 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("action", "workers"), [("die", 2), ("hang", 1)])
 def test_an_item_that_ends_or_stops_two_workers_is_given_up(action, workers, caplog):
     found, restarts = numbers(Numbers(fatal=[9], action=action), 10, workers)
     assert found == [-i if i == 9 else i for i in range(40)]
@@ -140,23 +138,38 @@ def test_a_mistake_in_the_code_is_raised_as_it_is_and_costs_no_restart():
             next(batches)
 
 
-def test_an_end_is_an_end():
-    with Batches(Numbers(), first=3, count=5, workers=1, prefetch=2, patience=HASTY) as batches:
-        assert np.concatenate([batch["number_B"] for batch in batches]).tolist() == list(range(12, 32))
-        assert next(batches, None) is None
+@pytest.fixture(scope="module")
+def short():
+    """What was seen of a stream of sixty batches: its numbers and blocks, what came after, and the first once closed."""
+    seen, blocks = [], []
+    with Batches(Numbers(), first=3, count=60, workers=1, prefetch=2, patience=HASTY) as batches:
+        one = next(batches)
+        seen.append(one["number_B"].tolist())
+        for batch in batches:
+            seen.append(batch["number_B"].tolist())
+            blocks.append(len([path for path in left_behind() if "marks" not in path.name]))
+        after = next(batches, None)
+    return {"seen": seen, "blocks": blocks, "after": after, "first": (one["number_B"].tolist(), one["number_B"].flags)}
+
+
+def test_an_end_is_an_end(short):
+    assert np.concatenate(short["seen"]).tolist() == list(range(12, 252))
+    assert short["after"] is None
+
+
+def test_batches_outlive_their_stream(short):
+    numbers, flags = short["first"]
+    assert numbers == [12, 13, 14, 15] and flags.writeable and min(short["blocks"]) >= 1
+
+
+def test_workers_use_few_blocks_for_many_batches(short):
+    assert max(short["blocks"]) <= kept_batches(1, 2) + 1  # the first was still in use
 
 
 @pytest.mark.slow
 def test_a_slow_batch_is_not_a_hanging_one():
     patience = Patience(0.2, 0.2, 1.0)
     assert numbers(Numbers(seconds=0.7), 3, workers=1, patience=patience) == (list(range(12)), 0)
-
-
-def test_batches_outlive_their_stream():
-    with Batches(Numbers(), first=0, workers=1, prefetch=2, patience=HASTY) as batches:
-        one = next(batches)
-        assert len(left_behind()) >= 1
-    assert one["number_B"].tolist() == [0, 1, 2, 3] and one["number_B"].flags.writeable
 
 
 def test_a_block_is_used_again_when_its_last_array_is_gone():
@@ -182,13 +195,6 @@ def test_a_block_is_used_again_when_its_last_array_is_gone():
     taker.clear()
     assert not left_behind() and kept.tolist() == [0, 0, 0]
     del kept  # its file is gone, which is no error
-
-
-def test_workers_use_few_blocks_for_many_batches():
-    with Batches(Numbers(), first=0, workers=1, prefetch=2, patience=HASTY) as batches:
-        for _ in range(60):
-            next(batches)
-        assert len([path for path in left_behind() if "marks" not in path.name]) <= kept_batches(1, 2)
 
 
 def test_no_room_for_a_block_is_said_and_not_died_of(monkeypatch):
