@@ -12,7 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from vidlang.core.config import load_module, to_dict
-from vidlang.models.dual_encoder import Model, Output, clip_above, unit
+from vidlang.models.dual_encoder import Model, Output, unit
+from vidlang.nn.temperature import clip
 from vidlang.ops.dials import Dials
 
 TRANSFORMER = {"layers": 1, "scan": False, "width": 16, "heads": 2, "mlp": 32, "dtype": "bfloat16"}
@@ -111,17 +112,62 @@ def test_scale_never_exceeds_its_bound_and_comes_back_from_it(params: Any) -> No
         assert scale_of(above, params, sign=-1.0) == pytest.approx((100.0, 0.0)), "descent would raise it: none passes"
 
 
-def test_clip_is_plain_below_the_bound() -> None:
+def test_clip_is_plain_between_the_bounds_and_comes_back_from_either() -> None:
+    def gradient(x: float, sign: float) -> float:
+        return float(jax.grad(lambda x: sign * clip(x, -1.0, 2.0))(x))
+
     for sign in (1.0, -1.0):
-        gradient = jax.grad(lambda x, sign=sign: sign * clip_above(x, 2.0))(1.5)
-        assert gradient == sign
+        assert gradient(1.5, sign) == gradient(-0.5, sign) == sign
+    for beyond, inward in ((2.0, 1.0), (5.0, 1.0), (-1.0, -1.0), (-5.0, -1.0)):
+        assert (gradient(beyond, inward), gradient(beyond, -inward)) == (inward, 0.0), beyond
+
+
+def test_scale_may_have_a_lower_bound(params: Any) -> None:
+    """A temperature in [0.001, 0.5]."""
+    temperature = CONFIG["temperature"] | {"max_scale": 1000.0, "min_scale": 2.0}
+    for log_scale, scale in ((0.1, 2.0), (1.0, math.e), (9.0, 1000.0)):
+        moved = {"params": {**params["params"], "log_scale": jnp.float32(log_scale)}}
+        assert float(make(temperature=temperature).bind(moved).scale) == pytest.approx(scale, rel=1e-5)
+
+
+def test_logits_have_a_bias_where_the_temperature_has_one(params: Any, output: Output) -> None:
+    model = make(temperature=CONFIG["temperature"] | {"bias": -10.0})
+    assert output.bias is None
+    assert set(shapes(model)["params"]) - set(shapes(make())["params"]) == {"bias"}
+    fresh = jax.jit(lambda key: model.init(key, VIDEO, TEXT, train=False)["params"]["bias"])(jax.random.key(0))
+    assert fresh.shape == () and fresh.dtype == jnp.float32 and float(fresh) == -10.0
+    found = jax.eval_shape(
+        functools.partial(model.apply, train=True), {"params": {**params["params"], "bias": fresh}}, VIDEO, TEXT
+    )
+    assert found.bias.shape == () and found.bias.dtype == jnp.float32
+
+
+def test_projections_are_what_their_sections_say(params: Any) -> None:
+    """EgoVLP: both have a bias, and the text passes a ReLU first."""
+    model = make(video_projection={"bias": True}, text_projection={"bias": True, "activation": "relu"})
+    changed = dict(params["params"])
+    for name in ("video_projection", "text_projection"):
+        changed[name] = {"kernel": changed[name]["kernel"], "bias": jnp.asarray(RNG.normal(size=6), jnp.float32)}
+    wanted = nn.unbox(shapes(model)["params"])
+    assert jax.tree.map(jnp.shape, wanted) == jax.tree.map(jnp.shape, changed)
+
+    def towers(model: Model) -> tuple[jax.Array, ...]:
+        found = model.video_encoder(VIDEO, train=False).pooled_BD, model.text_encoder(TEXT, train=False).pooled_BD
+        return (*found, model.embed_video(VIDEO), model.embed_text(TEXT))
+
+    video_BD, text_BD, *embeddings = jax.jit(lambda p: model.apply(p, method=towers))({"params": changed})
+    assert (np.asarray(text_BD) < 0).any()
+    rows = ((video_BD, "video_projection"), (np.maximum(text_BD, 0), "text_projection"))
+    for (x, name), found in zip(rows, embeddings, strict=True):
+        expected = np.asarray(x, np.float64) @ np.asarray(changed[name]["kernel"]) + np.asarray(changed[name]["bias"])
+        np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=-1, keepdims=True), atol=1e-4)
 
 
 def test_fixed_temperature_is_no_parameter() -> None:
     model = make(temperature={"init": 0.05, "max_scale": 100.0, "learnable": False})
     assert "log_scale" not in shapes(model)["params"]
     bound = model.bind({})
-    assert float(bound.log_scale) == pytest.approx(math.log(20.0))
+    assert float(bound.scale) == pytest.approx(20.0)
 
 
 def test_zero_rows_have_no_direction_and_finite_gradients() -> None:
@@ -137,6 +183,9 @@ def test_zero_rows_have_no_direction_and_finite_gradients() -> None:
         ({"text": {"vocab": 12}}, "model.text lacks 'max_length'"),
         ({"temperature": {"init": 0.07}}, "model.temperature lacks 'max_scale', 'learnable'"),
         ({"temperature": CONFIG["temperature"] | {"init": 0.001}}, "temperature.init is 0.001 and max_scale 100"),
+        ({"temperature": CONFIG["temperature"] | {"min_scale": 15.0}}, r"must lie in \[15.0, 100.0\]"),
+        ({"text_projection": {"activation": "rleu"}}, "text_projection.activation is 'rleu'; it is one of none, gelu"),
+        ({"video_projection": {"biased": True}}, "model.video_projection has an unknown key 'biased'"),
     ],
 )
 def test_bad_attributes_are_named(changes: dict[str, Any], words: str) -> None:

@@ -117,7 +117,7 @@ def video_stack(stage: Stage) -> StackShape:
         grid=grid,
         tokens=tokens_per_layer(_kept(grid, dials), spec.layers, dials.keep),
         patch=model.tubelet[0] * model.tubelet[1] * model.tubelet[2] * CHANNELS,
-        cls=model.pool == "cls",
+        cls=model.has_cls,
         layout=spec.layout,
         edges=None if edges is None else (edges.local, edges.random, edges.block),
     )

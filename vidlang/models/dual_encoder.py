@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -16,18 +14,22 @@ from vidlang.core.config import call
 from vidlang.core.sharding import constrain
 from vidlang.models import text as text_model
 from vidlang.models import video as video_model
-from vidlang.nn.layers import Linear
-from vidlang.nn.spec import TransformerSpec
+from vidlang.nn.layers import ACTIVATIONS, Linear
+from vidlang.nn.temperature import Temperature
 from vidlang.ops.dials import OFF, Dials
 
 
 @flax.struct.dataclass
 class Output:
-    """Unit embeddings and the scale of their cosines (the inverse temperature), all float32."""
+    """Unit embeddings and the scale of their cosines (the inverse temperature), all float32.
+
+    bias: what is added to scale * cosine, where the temperature's section has one.
+    """
 
     video_BE: jax.Array
     text_BE: jax.Array
     scale: jax.Array
+    bias: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -38,17 +40,19 @@ class Encoded:
     text_BE: jax.Array
 
 
-class Model(nn.Module):
+class Model(video_model.WithVideoEncoder):
     """Dual encoder.
 
-    video, text: the attributes of those models. embed: size of the joint space. temperature: init (as in cosine /
-    temperature), max_scale (the scale never exceeds it), learnable.
+    video, text: the attributes of those models. embed: size of the joint space. temperature: the keys of
+    `temperature.Temperature`. video_projection, text_projection: of the linear maps into the joint space, bias (False
+    unless said) and activation, by what their input passes before: EgoVLP's text has "relu".
     """
 
-    video: Mapping[str, Any]
     text: Mapping[str, Any]
     embed: int
     temperature: Mapping[str, Any]
+    video_projection: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    text_projection: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     inputs: ClassVar[tuple[str, ...]] = ("video_BTHWC", "text_BL")
 
@@ -57,29 +61,13 @@ class Model(nn.Module):
         """Token ids that the text tower knows."""
         return int(self.text["vocab"])
 
-    @property
-    def video_spec(self) -> TransformerSpec:
-        """The stack that the dials act on."""
-        return call(TransformerSpec, self.video["transformer"], what="model.video.transformer")
-
-    @property
-    def frozen(self) -> dict[str, int | None]:
-        """What of the video tower is frozen, as the tower says it."""
-        return {
-            pattern.replace("^", "^video_encoder/"): rows
-            for pattern, rows in call(video_model.Model, self.video, what="model.video").frozen.items()
-        }
-
-    def at(self, widths: Any) -> Model:
-        """The model whose video tower is this one's at these widths; `nn.slicing` cuts its parameters out."""
-        return self.clone(video={**self.video, "transformer": dataclasses.asdict(self.video_spec.cut(widths))})
-
     def setup(self) -> None:
         self.video_encoder = call(video_model.Model, self.video, what="model.video")
         self.text_encoder = call(text_model.Model, self.text, what="model.text")
-        self.video_projection = self._projection(self.video_encoder.spec.width)
-        self.text_projection = self._projection(self.text_encoder.spec.width)
-        self.log_scale = call(self._log_scale, self.temperature, what="model.temperature")
+        self.project_video = self._projection("video_projection", self.video_encoder.spec.width)
+        self.project_text = self._projection("text_projection", self.text_encoder.spec.width)
+        temperature = call(Temperature, self.temperature, what="model.temperature")
+        self.scale, self.bias = temperature.declare(self)
 
     def __call__(
         self,
@@ -109,8 +97,7 @@ class Model(nn.Module):
     def head(self, encoded: Encoded, *, train: bool, dials: Dials = OFF) -> Output:
         """What the objective needs of a whole batch of pairs."""
         del train, dials
-        log_scale = clip_above(self.log_scale, math.log(self.temperature["max_scale"]))
-        return Output(encoded.video_BE, encoded.text_BE, jnp.exp(log_scale))
+        return Output(encoded.video_BE, encoded.text_BE, self.scale, self.bias)
 
     def embed_video(
         self,
@@ -121,7 +108,7 @@ class Model(nn.Module):
     ) -> jax.Array:
         """Unit embeddings of clips."""
         output = self.video_encoder(video_BTHWC, train=train, dials=dials)
-        return unit(constrain(self.video_projection(output.pooled_BD), "batch", "act_embed"))
+        return unit(constrain(self.project_video(output.pooled_BD), "batch", "act_embed"))
 
     def embed_text(
         self,
@@ -132,43 +119,21 @@ class Model(nn.Module):
     ) -> jax.Array:
         """Unit embeddings of texts."""
         output = self.text_encoder(text_BL, train=train, dials=dials)
-        return unit(constrain(self.text_projection(output.pooled_BD), "batch", "act_embed"))
+        return unit(constrain(self.project_text(output.pooled_BD), "batch", "act_embed"))
 
-    def _projection(self, width: int) -> Linear:
-        return Linear((width,), (self.embed,), ("embed", "joint"), jnp.float32, bias=False)
+    def _projection(self, name: str, width: int) -> Callable[[jax.Array], jax.Array]:
+        """The linear map of this name, and what comes before it."""
 
-    def _log_scale(self, init: float, max_scale: float, learnable: bool) -> jax.Array:
-        if not 0.0 < 1.0 / max_scale <= init:
-            raise ValueError(
-                f"temperature.init is {init} and max_scale {max_scale}; the first scale, 1 / init, must lie in "
-                "(0, max_scale]"
-            )
-        start = jnp.float32(-math.log(init))
-        return self.param("log_scale", lambda _: start) if learnable else start
+        def build(bias: bool = False, activation: str = "none") -> Callable[[jax.Array], jax.Array]:
+            if activation not in (known := ("none", *ACTIVATIONS)):
+                raise ValueError(f"model.{name}.activation is {activation!r}; it is one of {', '.join(known)}")
+            linear = Linear((width,), (self.embed,), ("embed", "joint"), jnp.float32, bias=bias, name=name)
+            return linear if activation == "none" else lambda x_BD: linear(ACTIVATIONS[activation](x_BD))
+
+        return call(build, getattr(self, name), what=f"model.{name}")
 
 
 def unit(x_BE: jax.Array) -> jax.Array:
     """Rows of length one; a zero row stays zero, with a finite gradient."""
     square_B1 = jnp.square(x_BE).sum(axis=-1, keepdims=True)
     return x_BE * jax.lax.rsqrt(jnp.maximum(square_B1, 1e-12))
-
-
-@jax.custom_vjp
-def clip_above(x: jax.Array, bound: jax.Array) -> jax.Array:
-    """min(x, bound) whose gradient, at the bound and above, passes only when descent would lower x.
-
-    A plain minimum has no gradient above its bound: one step too far and the scale would never move again. Passing
-    every gradient would let x drift away from the bound for as long as the loss asks for more.
-    """
-    return jnp.minimum(x, bound)
-
-
-def _clip_above_forward(x: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.minimum(x, bound), x >= bound
-
-
-def _clip_above_backward(outside: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
-    return jnp.where(outside & (gradient < 0), 0.0, gradient), None
-
-
-clip_above.defvjp(_clip_above_forward, _clip_above_backward)

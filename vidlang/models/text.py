@@ -26,10 +26,11 @@ PAD = 0
 
 @flax.struct.dataclass
 class Output:
-    """Tokens after the last norm, and the text's one vector in float32."""
+    """Tokens as the last layer leaves them, normalised; the text's one vector in float32; what is no padding."""
 
     tokens_BLD: jax.Array
     pooled_BD: jax.Array
+    valid_BL: jax.Array
 
 
 class Model(nn.Module):
@@ -38,6 +39,11 @@ class Model(nn.Module):
     vocab: number of token ids. max_length: positions that are learned; shorter texts use the first of them.
     transformer: the keys of TransformerSpec. pool: the first token ("cls"), the last that is no padding ("eos"), or
     the "mean" of those that are none. table_std: how large the rows of words and positions start.
+
+    final_norm: whether tokens are normalised after the last layer, which layers with norm "post" have done. As in BERT
+    (and DistilBERT, without token types): norm_embeddings, a norm of the sum of embeddings; token_types, how many rows
+    it has of which the first is added to every token, 0 for none. CLIP's is causal, with pool "eos": its last token has
+    the largest id.
     """
 
     vocab: int
@@ -45,6 +51,9 @@ class Model(nn.Module):
     transformer: Mapping[str, Any]
     pool: str
     table_std: float = TABLE_STD
+    final_norm: bool = True
+    norm_embeddings: bool = False
+    token_types: int = 0
 
     inputs: ClassVar[tuple[str, ...]] = ("text_BL",)
 
@@ -57,14 +66,24 @@ class Model(nn.Module):
                 "text.pool 'cls' takes the first token, which sees nothing else in a causal transformer; "
                 "use pool 'eos' or 'mean', or causal=False"
             )
+        if self.token_types < 0:
+            raise ValueError(f"text.token_types is {self.token_types}; it is a number of rows, 0 for none")
+        if not self.final_norm and spec.norm == "pre":
+            raise ValueError(
+                "text.final_norm is False, and layers with transformer.norm 'pre' leave tokens as they are; set "
+                "final_norm=True, or norm='post'"
+            )
         self.spec = spec
         self.words = Embed(self.vocab, spec.width, spec.compute_dtype, self.table_std)
         self.stack = Stack(spec)
-        self.norm = LayerNorm(spec.width, spec.compute_dtype)
+        how = spec.width, spec.compute_dtype, spec.epsilon
+        if self.final_norm:
+            self.norm = LayerNorm(*how)
+        if self.norm_embeddings:
+            self.embedding_norm = LayerNorm(*how)
 
     @nn.compact
     def __call__(self, text_BL: jax.Array, *, train: bool, dials: Dials = OFF) -> Output:
-        del train, dials  # no dial acts on text yet
         if text_BL.ndim != 2 or not jnp.issubdtype(text_BL.dtype, jnp.integer):
             raise ValueError(f"texts are integer ids [B, L]; found {text_BL.dtype} of shape {text_BL.shape}")
         length = text_BL.shape[1]
@@ -76,11 +95,21 @@ class Model(nn.Module):
         positions_LD = table(
             self, "positions", (self.max_length, self.spec.width), ("position", "embed"), self.table_std
         )
-        x_BLD = self.words(text_BL) + positions_LD[None, :length].astype(self.spec.compute_dtype)
+        dtype = self.spec.compute_dtype
+        x_BLD = self.words(text_BL) + positions_LD[None, :length].astype(dtype)
+        if self.token_types:
+            names = ("position", "embed")
+            types_TD = table(self, "token_types", (self.token_types, self.spec.width), names, self.table_std)
+            x_BLD = x_BLD + types_TD[None, :1].astype(dtype)
+        if self.norm_embeddings:
+            x_BLD = self.embedding_norm(x_BLD)
         valid_BL = not_padding(text_BL)
-        x_BLD = self.stack(constrain(x_BLD, "batch", "tokens", "act_embed"), valid_BL[:, None, None, :]).x_BMD
-        x_BLD = self.norm(x_BLD)
-        return Output(x_BLD, constrain(_pool(x_BLD, valid_BL, self.pool), "batch", "act_embed"))
+        x_BLD = constrain(x_BLD, "batch", "tokens", "act_embed")
+        rows = Dials(rows_B=dials.rows_B)  # what the dials set is about videos
+        x_BLD = self.stack(x_BLD, valid_BL[:, None, None, :], dials=rows, train=train).x_BMD
+        if self.final_norm:
+            x_BLD = self.norm(x_BLD)
+        return Output(x_BLD, constrain(_pool(x_BLD, valid_BL, self.pool), "batch", "act_embed"), valid_BL)
 
 
 def not_padding(text_BL: jax.Array) -> jax.Array:

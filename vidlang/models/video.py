@@ -1,15 +1,14 @@
 """The video encoder: tubelets of a clip become tokens, and one transformer attends over space and time.
 
 Order of things: pixels are normalised on the device, each tubelet is embedded linearly, positions are added, the mask
-dial drops tokens, and only then does a cls token (if that is how the model pools) join in front: it is never masked. In
-the stack, layers run at the width that the dial says, attend along the edges that are drawn, and hand on what is kept.
+dial drops tokens, and only then does a cls token (if the model has one) join in front: it is never masked. In the
+stack, layers run at the width that the dial says, attend along the edges that are drawn, and hand on what is kept.
 Where the layout is "frames", all of this happens to each frame as if it were a clip, and their vectors are pooled.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,24 +16,22 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vidlang.core.config import call
 from vidlang.core.sharding import constrain
 from vidlang.nn import layouts
 from vidlang.nn.attention import Places
+from vidlang.nn.clip_embedding import ClipEmbedding, clip_grid
 from vidlang.nn.layers import TABLE_STD, LayerNorm, table
 from vidlang.nn.spec import TransformerSpec
-from vidlang.nn.stems import INFLATE, ImageStem, TubeletStem, View, ViewStem
-from vidlang.nn.transformer import Stack
+from vidlang.nn.stems import INFLATE, View
+from vidlang.nn.transformer import Stack, Stacked
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.masking import keep, keep_count
-from vidlang.ops.pixels import normalize
-from vidlang.ops.positions import TIME, Size2, sincos_1d, sincos_3d
-from vidlang.ops.tubelets import Size3, space_time, token_grid
+from vidlang.ops.positions import TIME, Size2
+from vidlang.ops.tubelets import Size3
 
 POOLS = ("mean", "cls")
-POSITIONS = ("learned", "none", "sincos")
 
 
 @flax.struct.dataclass
@@ -42,13 +39,14 @@ class Output:
     """Tokens after the last norm (without cls), the clip's one vector in float32, and which tokens these are.
 
     Static widths give tokens and vector of the last layer's width, drawn ones the full width with zeros beyond the
-    first `valid` channels.
+    first `valid` channels. cls_BD: the clip's cls token after the norm, where it has one; of frames, each has its own.
     """
 
     tokens_BMD: jax.Array
     pooled_BD: jax.Array
     kept_BM: jax.Array
     valid: jax.Array | None = None
+    cls_BD: jax.Array | None = None
 
 
 class Model(nn.Module):
@@ -64,6 +62,12 @@ class Model(nn.Module):
     "none", or fixed ones ("sincos": VideoMAE's for tubelets, TubeViT's for views). pool_frames: in the layout "frames",
     how their vectors become one: "mean" or "attention". What parameters of another stage become here:
     extend_positions, one of `positions.TIME`, and inflate, how a video stem starts from an image stem's kernel.
+
+    What published models differ in: stem_bias, whether stems have one (not in CLIP). temporal_std: how large positions
+    in time start, where not as the others (zero in EgoVLP and AVION). norm_stem: a norm of the embedded tokens before
+    the first layer (CLIP). cls: whether there is a cls token, where not only for its own pool; a position that it has
+    in other models is part of it here. norm_pooled: whether the mean is over tokens that were not normalised, and has a
+    norm of its own (BEiT, SViTT, VideoMAE).
     """
 
     transformer: Mapping[str, Any]
@@ -78,6 +82,11 @@ class Model(nn.Module):
     pool_frames: str = "mean"
     extend_positions: str = "repeat"
     inflate: str = "mean"
+    stem_bias: bool = True
+    temporal_std: float | None = None
+    norm_stem: bool = False
+    cls: bool | None = None
+    norm_pooled: bool = False
 
     inputs: ClassVar[tuple[str, ...]] = ("video_BTHWC",)
 
@@ -87,42 +96,66 @@ class Model(nn.Module):
         return call(TransformerSpec, self.transformer, what="video.transformer")
 
     @property
+    def has_cls(self) -> bool:
+        """Whether there is a cls token."""
+        return self.pool == "cls" if self.cls is None else self.cls
+
+    @property
     def frozen(self) -> dict[str, int | None]:
         """Paths of what gets no gradient, and how many of its first rows (None: all of it)."""
         layers = self.video_spec.frozen_layers
         if not layers:
             return {}
-        before = ["patch", "image_patch", "views", "temporal", "spatial", *(["cls"] if self.pool == "cls" else [])]
+        before = ["patch", "image_patch", "views", "temporal", "spatial"]
+        before += [name for name, there in (("cls", self.has_cls), ("stem_norm", self.norm_stem)) if there]
         return {f"^({'|'.join(before)})(/|$)": None, "^stack/layers/": layers}
 
     def at(self, widths: Any) -> Model:
         """The smaller model that this one is at these widths; `nn.slicing` cuts its parameters out."""
-        return self.clone(transformer=dataclasses.asdict(self.video_spec.cut(widths)))
+        spec = self.video_spec
+        small = spec.cut(widths)
+        if self.norm_stem and small.width < spec.width:
+            raise ValueError(
+                f"video.norm_stem normalises over all {spec.width} channels before the first layer, which a model of "
+                f"width {small.width} does not have; cut it at widths of which one is {spec.width}"
+            )
+        return self.clone(transformer=dataclasses.asdict(small))
 
     def setup(self) -> None:
-        spec = self.video_spec
-        if self.pool not in POOLS:
-            raise ValueError(f"video.pool is {self.pool!r}; it is one of {', '.join(POOLS)}")
-        if spec.causal:
-            raise ValueError("video.transformer.causal is True; the video encoder attends in both directions")
-        self.spec, self.by_frame = spec, spec.layout == "frames"
+        spec = self.spec = self.video_spec
+        self.by_frame = spec.layout == "frames"
         self._check_settings()
-        self.tubes = tuple(call(View, view, what=f"video.views[{i}]") for i, view in enumerate(self.views))
+        self.embedding = ClipEmbedding(
+            spec,
+            self.tubelet,
+            self.mean,
+            self.std,
+            self.stem_bias,
+            self.positions,
+            self.position_std,
+            self.position_std if self.temporal_std is None else self.temporal_std,
+            self.image_patch,
+            tuple(call(View, view, what=f"video.views[{i}]") for i, view in enumerate(self.views)),
+        )
+        nn.share_scope(self, self.embedding)
         self.stack = Stack(spec)
-        self.norm = LayerNorm(spec.width, spec.compute_dtype)
+        self.norm = LayerNorm(spec.width, spec.compute_dtype, spec.epsilon)
+        if self.norm_stem:
+            self.stem_norm = LayerNorm(spec.width, spec.compute_dtype, spec.epsilon)
+        if self.norm_pooled:
+            self.pooled_norm = LayerNorm(spec.width, jnp.float32, spec.epsilon)
         if self.pool_frames == "attention":
             self.frame_pool = layouts.AttentionPool(spec.width, spec.heads, spec.compute_dtype, spec.groups)
 
     @nn.compact
     def __call__(self, video_BTHWC: jax.Array, *, train: bool, dials: Dials = OFF) -> Output:
-        has_cls = self.pool == "cls"
-        if dials.keep and not has_cls:
+        if dials.keep and not self.has_cls:
             raise ValueError(
-                f"the dial keep ranks tokens by what the cls token attends to, and this model pools by {self.pool!r}; "
-                "set video.pool='cls', or leave keep off"
+                f"the dial keep ranks tokens by what the cls token attends to, and this model pools by {self.pool!r} "
+                "without one; set video.pool='cls' or video.cls=True, or leave keep off"
             )
         layouts.check_dials(self.spec.layout, dials)
-        x_BND, grid = self._embed(video_BTHWC)
+        x_BND, grid = self.embedding(video_BTHWC)
         total = x_BND.shape[1]
         x_BMD, kept_BM = self._drop(x_BND, grid, dials)
         batch, frames = x_BMD.shape[0], 1 if grid is None else grid[0]
@@ -130,15 +163,12 @@ class Model(nn.Module):
         if self.by_frame:  # from here on, frames are the batch
             x_BMD = x_BMD.reshape(batch * frames, -1, self.spec.width)
             places_BM, times = places_BM.reshape(-1, x_BMD.shape[1]) % (total // frames), 1
-        if has_cls:
-            cls_D = table(self, "cls", (self.spec.width,), ("embed",))
-            cls_B1D = jnp.broadcast_to(cls_D.astype(x_BMD.dtype), (x_BMD.shape[0], 1, self.spec.width))
-            x_BMD = jnp.concatenate([cls_B1D, x_BMD], axis=1)
-        x_BMD = constrain(x_BMD, "batch", "tokens", "act_embed")
+            rows_B = jnp.arange(batch) if dials.rows_B is None else dials.rows_B
+            dials = dataclasses.replace(dials, rows_B=jnp.repeat(rows_B, frames))
         stacked = self.stack(
-            x_BMD,
+            self._with_cls(x_BMD),
             dials=dials,
-            globals=int(has_cls),
+            globals=int(self.has_cls),
             train=train,
             times=None if self.spec.layout == "joint" else times,
             places=self._places(places_BM, grid, x_BMD.shape[0]),
@@ -146,74 +176,33 @@ class Model(nn.Module):
         x_BMD = self.norm(stacked.x_BMD, valid=stacked.valid)
         if stacked.kept_BM is not None:
             kept_BM = jnp.take_along_axis(kept_BM, stacked.kept_BM, axis=1)
-        if has_cls:
-            pooled_BD, tokens_BMD = x_BMD[:, 0].astype(jnp.float32), x_BMD[:, 1:]
-        else:
-            pooled_BD, tokens_BMD = x_BMD.astype(jnp.float32).mean(axis=1), x_BMD
+        pooled_BD = self._pool(stacked, x_BMD)
+        cls_BD, tokens_BMD = (x_BMD[:, 0], x_BMD[:, 1:]) if self.has_cls else (None, x_BMD)
         if self.by_frame:
             pooled_BTD = pooled_BD.reshape(batch, frames, -1)
             attends = self.pool_frames == "attention"
             pooled_BD = self.frame_pool(pooled_BTD, valid=stacked.valid) if attends else pooled_BTD.mean(axis=1)
-            tokens_BMD = tokens_BMD.reshape(batch, -1, tokens_BMD.shape[-1])
-        return Output(tokens_BMD, constrain(pooled_BD, "batch", "act_embed"), kept_BM, stacked.valid)
+            cls_BD, tokens_BMD = None, tokens_BMD.reshape(batch, -1, tokens_BMD.shape[-1])
+        return Output(tokens_BMD, constrain(pooled_BD, "batch", "act_embed"), kept_BM, stacked.valid, cls_BD)
 
-    def _embed(self, video_BTHWC: jax.Array) -> tuple[jax.Array, Size3 | None]:
-        """(one embedded token with its position for every tubelet, how many there are along each axis, if they do)."""
-        if video_BTHWC.ndim != 5:
-            raise ValueError(f"a video batch is [B, T, H, W, C]; found shape {video_BTHWC.shape}")
-        _, frames, height, width, _ = video_BTHWC.shape
-        spec, dtype = self.spec, self.spec.compute_dtype
-        image = self.image_patch is not None and frames == 1
-        grid = grid_of(self, (frames, height, width))
-        position_xND = self._position(grid, (frames, height, width), image)
-        pixels_BTHWC = normalize(video_BTHWC, mean=self.mean, std=self.std, dtype=dtype)
-        if self.tubes:
-            x_BND = ViewStem(self.tubes, spec.width, dtype, positions=False, name="views")(pixels_BTHWC)
-        elif self.by_frame:
-            x_BND = ImageStem(self.tubelet[1:], spec.width, dtype, name="patch")(pixels_BTHWC)
-        else:
-            stem: nn.Module = TubeletStem(self.tubelet, spec.width, dtype, name="patch")
-            if self.image_patch is not None:
-                image_stem = ImageStem(self.image_patch, spec.width, dtype, name="image_patch")
-                if self.is_initializing():  # both have parameters, whatever clip these are made with
-                    first_BTHWC = pixels_BTHWC[:, :1]
-                    image_stem(first_BTHWC)
-                    stem(jnp.repeat(first_BTHWC, self.tubelet[0], axis=1))
-                stem = image_stem if image else stem
-            x_BND = stem(pixels_BTHWC)
-        return x_BND if position_xND is None else x_BND + position_xND.astype(dtype), grid
+    def _with_cls(self, x_BMD: jax.Array) -> jax.Array:
+        """What goes into the first layer."""
+        if self.has_cls:
+            cls_D = table(self, "cls", (self.spec.width,), ("embed",))
+            cls_B1D = jnp.broadcast_to(cls_D.astype(x_BMD.dtype), (x_BMD.shape[0], 1, self.spec.width))
+            x_BMD = jnp.concatenate([cls_B1D, x_BMD], axis=1)
+        if self.norm_stem:
+            x_BMD = self.stem_norm(x_BMD)
+        return constrain(x_BMD, "batch", "tokens", "act_embed")
 
-    def _position(self, grid: Size3 | None, video_THW: Size3, image: bool) -> jax.Array | None:
-        """What says to each token where it stands, [1, N, D], or None."""
-        frames, height, width = video_THW
-        if self.positions == "sincos":
-            # Those of the model that this one may have been cut out of.
-            full = self.spec.full_width or self.spec.width
-            if grid is None:
-                fixed_ND = sincos_3d(np.concatenate([view.centres(video_THW) for view in self.tubes]), full)
-            else:
-                fixed_ND = sincos_1d(math.prod(grid), full)
-            return fixed_ND[None, :, : self.spec.width]
-        if self.positions == "none" or grid is None:
-            return None
-        in_time = not self.by_frame and (not image or self.is_initializing())
-        temporal_TD = self._positions("temporal", grid[0], f"{frames} frames") if in_time else None
-        spatial_ND = self._positions("spatial", grid[1] * grid[2], f"{height}x{width} pixels")
-        if temporal_TD is None:
-            return jnp.tile(spatial_ND, (grid[0], 1))[None]
-        return space_time(temporal_TD, spatial_ND)[None]
-
-    def _positions(self, name: str, count: int, found: str) -> jax.Array:
-        """The table of `count` positions; a clip of another size than the parameters' is an error."""
-        if self.has_variable("params", name):
-            known: Any = nn.unbox(self.get_variable("params", name))
-            size = known.shape[0]
-            if size != count:
-                raise ValueError(
-                    f"a clip of {found} needs {count} {name} positions with tubelets of {self.tubelet}; these "
-                    f"parameters have {size}. Give clips of the size they were trained on"
-                )
-        return table(self, name, (count, self.spec.width), ("position", "embed"), self.position_std)
+    def _pool(self, stacked: Stacked, x_BMD: jax.Array) -> jax.Array:
+        """One float32 vector of each clip, or of each frame, from the tokens before and after the norm."""
+        if self.pool == "cls":
+            return x_BMD[:, 0].astype(jnp.float32)
+        if self.norm_pooled:
+            x_BMD = stacked.x_BMD
+        mean_BD = (x_BMD[:, 1:] if self.has_cls else x_BMD).astype(jnp.float32).mean(axis=1)
+        return self.pooled_norm(mean_BD, valid=stacked.valid) if self.norm_pooled else mean_BD
 
     def _drop(self, x_BND: jax.Array, grid: Size3 | None, dials: Dials) -> tuple[jax.Array, jax.Array]:
         """The tokens that the mask dial leaves, and their indices."""
@@ -236,45 +225,57 @@ class Model(nn.Module):
             return None
         if self.by_frame:
             grid = (1, *grid[1:])
-        ids_BN = jnp.pad(kept_BM.astype(jnp.int32), ((0, 0), (int(self.pool == "cls"), 0)), constant_values=-1)
+        ids_BN = jnp.pad(kept_BM.astype(jnp.int32), ((0, 0), (int(self.has_cls), 0)), constant_values=-1)
         return Places(ids_BN if ids_BN.shape[0] == batch else ids_BN[:1], grid)
 
     def _check_settings(self) -> None:
         """ValueError for settings that do not go together."""
-        if len(self.tubelet) != 3:
-            raise ValueError(f"video.tubelet is {self.tubelet}; give (frames, height, width)")
-        choices = {"positions": POSITIONS, "pool_frames": layouts.POOLS, "extend_positions": TIME, "inflate": INFLATE}
+        choices = {"pool": POOLS, "pool_frames": layouts.POOLS, "extend_positions": TIME, "inflate": INFLATE}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"video.{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
+        if self.spec.causal:
+            raise ValueError("video.transformer.causal is True; the video encoder attends in both directions")
         if self.pool_frames != "mean" and not self.by_frame:
             raise ValueError(
                 f"video.pool_frames is {self.pool_frames!r}, which pools frames that were encoded one by one; set "
                 "transformer.layout='frames', or leave it out"
             )
-        if self.by_frame and (self.tubelet[0] != 1 or self.image_patch is not None):
+        if self.pool == "cls" and (self.norm_pooled or not self.has_cls):
             raise ValueError(
-                f"in the layout 'frames' a token is of one frame, and images need no stem of their own; found "
-                f"tubelet={self.tubelet} and image_patch={self.image_patch}: give tubelet=(1, height, width) alone"
+                "video.pool 'cls' takes the normalised cls token; leave out cls=False and norm_pooled=True, or set "
+                "pool='mean'"
             )
-        if self.image_patch is not None and self.spec.relative_positions:
-            raise ValueError(
-                "relative positions are of one grid, that of the clips; leave image_patch out, or set "
-                "transformer.relative_positions=False"
-            )
-        if self.views:
-            if self.spec.layout != "joint" or self.spec.relative_positions or self.image_patch is not None:
-                raise ValueError(
-                    "views share no grid of tokens; they need layout='joint', relative_positions=False and no "
-                    "image_patch"
-                )
-            if self.positions == "learned":
-                raise ValueError("no table of learned positions fits views; set video.positions='sincos' or 'none'")
+
+
+class WithVideoEncoder(nn.Module):
+    """What models say of the video encoder that is a part of them.
+
+    video: its attributes. Its parameters lie under "video_encoder", and that is where other models find them.
+    """
+
+    video: Mapping[str, Any]
+
+    @property
+    def video_spec(self) -> TransformerSpec:
+        """The stack that the dials act on."""
+        return self._video.video_spec
+
+    @property
+    def frozen(self) -> dict[str, int | None]:
+        """What of the video encoder is frozen, as it says it."""
+        return {pattern.replace("^", "^video_encoder/"): rows for pattern, rows in self._video.frozen.items()}
+
+    def at(self, widths: Any) -> Any:
+        """The model whose video encoder is this one's at these widths; `nn.slicing` cuts its parameters out."""
+        return self.clone(video={**self.video, "transformer": self._video.at(widths).transformer})
+
+    @property
+    def _video(self) -> Model:
+        encoder: Model = call(Model, self.video, what="model.video", parent=None)
+        return encoder
 
 
 def grid_of(model: Model, video_THW: Size3) -> Size3 | None:
     """How many tokens a model makes of a clip along (time, rows, columns); None where views give it no grid."""
-    if model.views:
-        return None
-    image = model.image_patch is not None and video_THW[0] == 1
-    return token_grid(video_THW, (1, *model.image_patch) if image and model.image_patch else model.tubelet)
+    return clip_grid(model.tubelet, model.image_patch, model.views, video_THW)
