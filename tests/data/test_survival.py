@@ -140,7 +140,7 @@ def test_a_mistake_in_the_code_is_raised_as_it_is_and_costs_no_restart():
 
 @pytest.fixture(scope="module")
 def short():
-    """What was seen of a stream of sixty batches: its numbers and blocks, what came after, and the first once closed."""
+    """What was seen of a stream of sixty batches: its numbers, its blocks, its end, and the first batch once closed."""
     seen, blocks = [], []
     with Batches(Numbers(), first=3, count=60, workers=1, prefetch=2, patience=HASTY) as batches:
         one = next(batches)
