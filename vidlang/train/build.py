@@ -141,6 +141,8 @@ def check(stage: Stage) -> None:
     augmentation(stage)
     loss, options = objective(stage)
     check_keys(loss, options, what="objective", extra=("outputs", "batch"))
+    if stage.objective["name"] == "combined":
+        load_module("objectives", "combined").check(options["parts"])
     supplied = ("params", "total_steps", "batch_size", "freeze_rows")
     check_keys(make_optimizer, stage.optimizer, what="optimizer", extra=supplied)
     for evaluation in stage.evals:
