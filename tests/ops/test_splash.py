@@ -130,8 +130,8 @@ def temporaries(case):
 
 
 CASES = {
-    "v5e:2x2": (("three", 16), ("three", 64), ("five", 4), ("five", 16), ("five", 64), ("dense", 16), ("dense", 64)),
-    "v5p:2x2x1": (("three", 16), ("five", 16), ("five", 64), ("dense", 16), ("dense", 64)),
+    "v5e:2x2": (("five", 4), ("five", 16), ("five", 64), ("dense", 16), ("dense", 64)),
+    "v5p:2x2x1": (("three", 16), ("three", 64), ("dense", 16)),
 }
 with ThreadPoolExecutor(2) as pool:
     for result in pool.map(temporaries, [(chip, *case) for chip, cases in CASES.items() for case in cases]):
@@ -147,7 +147,7 @@ def test_compiles_for_tpus_in_memory_linear_in_the_tokens(repository: Path, libt
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-3000:]
     lines = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("compiled ")]
-    assert len(lines) == 12 and all(kernels == "3" for *_, kernels in lines), lines
+    assert len(lines) == 8 and all(kernels == "3" for *_, kernels in lines), lines
     sizes = {(chip, name, int(frames)): int(size) for chip, name, frames, size, _ in lines}
     for (chip, name, frames), size in sizes.items():
         # q, k, v, o, their gradients and copies in blocks are 1.5 kB a token each; dense attention fills half of their

@@ -73,11 +73,12 @@ def test_loss_and_gradients_are_those_of_one_device(run_steps, alone, mesh_of, s
 
 @pytest.mark.slow
 def test_the_real_model_trains_the_same_on_every_mesh(run_steps, dual_encoder, mesh_of):
-    alone = run_steps(mesh_of(), optimizer=PLAIN, model=dual_encoder)
-    data, fsdp, mixed = (run_steps(mesh_of(**sizes), optimizer=PLAIN, model=dual_encoder) for sizes in MESHES)
-    for run in (data, fsdp, mixed):
+    # The mesh {"data": 8} only cuts the batch, as the other two do: the small model is tested on it.
+    alone, fsdp, mixed = (
+        run_steps(mesh_of(**sizes), optimizer=PLAIN, model=dual_encoder) for sizes in ({}, *MESHES[1:])
+    )
+    for run in (fsdp, mixed):
         assert_same_training(run, alone)
-    assert data.bytes_per_device == alone.bytes_per_device
     assert fsdp.bytes_per_device < alone.bytes_per_device / 4
     assert mixed.bytes_per_device < alone.bytes_per_device / 2.5
 
