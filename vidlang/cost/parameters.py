@@ -22,7 +22,8 @@ def size_bytes(params: Any) -> int:
 def touched(shape: StackShape) -> int:
     """Parameters of the stack's layers that are used at their widths: matrices, offsets, norms and gates.
 
-    Adapters, low-rank updates and tables of relative positions, where a model has them, are not among these.
+    Adapters, low-rank updates, scales of branches and tables of relative positions, where a model has them, are not
+    among these.
     """
     return sum(_layer(shape, width) for width in shape.widths)
 
