@@ -216,6 +216,26 @@ def test_tokens_that_a_text_keeps_are_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tower", "tokens", "cls"),
+    [
+        ({"pool": "mean"}, 8, 0),
+        ({"pool": "mean", "cls": True}, 8, 1),
+        ({"tubelet": (1, 8, 8), "transformer": TRANSFORMER | {"width": 16, "layout": "frames"}}, 16, 0),
+    ],
+    ids=["no cls", "cls beside the mean", "a cls in each frame"],
+)
+def test_texts_read_cls_where_the_clip_has_one(tower: dict[str, Any], tokens: int, cls: int) -> None:
+    model = Model(**BASE | FUSION | {"video": BASE["video"] | tower})
+    p = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), VIDEO, TEXT)
+    given = jax.eval_shape(functools.partial(model.apply, method="video_tokens"), p, VIDEO)
+    assert given.shape == (BATCH, tokens + cls, 16)
+    # Half of the tokens without cls are what a text keeps.
+    dials = Dials(keep_text=((0, 0.5),))
+    kept = jax.eval_shape(functools.partial(model.apply, method="kept", dials=dials), p, given, TEXT)
+    assert kept.shape == (BATCH, tokens // 2)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"fusion": {"layer": 2}}, "model.fusion has an unknown key 'layer'"),
