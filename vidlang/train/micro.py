@@ -55,7 +55,7 @@ class Task:
     loss: Callable[[Any, Mapping[str, Any]], tuple[jax.Array, dict[str, jax.Array]]]
     inputs: Callable[[Mapping[str, Any]], list[Any]]
     dials: Dials
-    rngs: Mapping[str, jax.Array]
+    rngs: dict[str, jax.Array]
 
     def apply(self, trained: Any, *inputs: Any, method: str = "__call__", rows_B: jax.Array | None = None) -> Any:
         """A method of the model in training."""
