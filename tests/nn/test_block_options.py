@@ -111,7 +111,7 @@ def test_blocks_are_their_formulas_at_every_width(spec: TransformerSpec) -> None
             np.testing.assert_array_equal(found[..., widths[-1] :], 0.0)
 
 
-def test_layer_scale_starts_where_it_says_and_decays_with_no_weight() -> None:
+def test_layer_scale_starts_where_it_says() -> None:
     start = flatten_paths(nn.unbox(jax.jit(Stack(BEIT).init)(jax.random.key(0), X))["params"])
     scales = {name: leaf for name, leaf in start.items() if name.endswith("_scale/scale")}
     assert set(scales) == {"layers/attention_scale/scale", "layers/mlp_scale/scale"}
