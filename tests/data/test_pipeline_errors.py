@@ -31,7 +31,7 @@ SPEC = {
         ({"crop": {"name": "center", "shar": 1}}, "unknown key 'shar'.*share"),
         ({"text_length": 7}, "tokenizer makes 6 tokens and clip.text_length is 7"),
         ({"fields": ("lable",)}, "no column 'lable'"),
-        ({"fields": ("texts",)}, "must hold one number a clip"),
+        ({"fields": ("texts",)}, "a batch holds numbers and lists of whole numbers"),
     ],
 )
 def test_wrong_clip_specs_are_named(tiny_table, tiny_tokenizer, wrong, message):

@@ -87,7 +87,7 @@ UNKNOWN = [
     ("data", {"name": "synthetics"}, r"'synthetics' in vidlang/datasets/ \(did you mean 'synthetic'\?\)"),
     ("dials", {"masc": 0.5}, r"dials has an unknown key 'masc' \(did you mean 'mask'\?\)"),
     ("dials", {"mask": 1.5}, r"the dial mask is 1.5.*a number in \[0, 1\)"),
-    ("clip", {"frames": 4}, "clip lacks 'size', 'times', 'crop', 'text_length'"),
+    ("clip", {"frames": 4}, "clip lacks 'size', 'times', 'crop'"),
 ]
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from vidlang.core.config import steps
 from vidlang.core.sharding import Mesh, batch_ways, use_mesh
 from vidlang.cost.trace import matmul_flops
+from vidlang.data.fields import expected_field
 from vidlang.ops.dials import streams
 from vidlang.train import build, sources
 from vidlang.train.check import MANY
@@ -78,7 +79,7 @@ def build_program(recipe: Recipe, index: int) -> Program:
     Of a mixture whose sources have clips of different shapes, it is that of the largest clips.
     """
     stage = recipe.stages[index]
-    wants_columns = any(spec.fields for spec in sources.specs(stage))
+    wants_columns = not all(expected_field(name) for spec in sources.specs(stage) for name in spec.fields)
     shapes = sources.batch_fields(stage, sources.tables(stage) if wants_columns else None).values()
     fields = max(shapes, key=lambda fields: max(field.size for field in fields.values()))
     model = build.model(stage)

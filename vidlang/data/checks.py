@@ -8,19 +8,28 @@ import pyarrow.compute as pc
 
 from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.clips import ClipTable
+from vidlang.data.fields import Field, read_fields
 from vidlang.data.plan import ClipSpec
 from vidlang.data.tokenizer import Tokenizer
 
 
-def check_setup(table: ClipTable, tokenizer: Tokenizer, spec: ClipSpec) -> ChunkStore:
+def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> ChunkStore:
     """Opens the table's store after everything that a config can get wrong was looked at."""
-    if tokenizer.length != spec.text_length:
+    if tokenizer is None and spec.text_length:
+        raise ValueError(
+            f"clip.text_length is {spec.text_length} and there is no tokenizer; name one, or leave text_length out."
+        )
+    if tokenizer is not None and tokenizer.length != spec.text_length:
         raise ValueError(
             f"The tokenizer makes {tokenizer.length} tokens and clip.text_length is {spec.text_length}; make the "
             "tokenizer with Tokenizer(path, spec.text_length)."
         )
-    for name in spec.fields:
-        _check_field(table, name)
+    if tokenizer is not None and spec.text not in table.columns:
+        raise ValueError(
+            f"clip.text is {spec.text!r}, and the table has no such column; it has {', '.join(table.columns)}."
+        )
+    for field in read_fields(table, spec.fields):
+        _check_field(table, field)
     if table.store is None:
         raise ValueError("The clip table names no chunk store; build it with ClipTable.from_columns(..., store=path).")
     store = open_store(table.store)
@@ -28,18 +37,24 @@ def check_setup(table: ClipTable, tokenizer: Tokenizer, spec: ClipSpec) -> Chunk
     return store
 
 
-def check_training(table: ClipTable, tokenizer: Tokenizer, spec: ClipSpec) -> ChunkStore:
-    """As check_setup, and every clip needs a text to be learned from."""
+def check_training(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> ChunkStore:
+    """As check_setup, and where texts are learned from, every clip needs one."""
     store = check_setup(table, tokenizer, spec)
-    if silent := int((table.lengths("texts") == 0).sum()):
+    if tokenizer is None:
+        return store
+    without = table.lengths("texts") == 0 if spec.text == "texts" else _empty(table, spec.text)
+    if silent := int(without.sum()):
         raise ValueError(f"{silent} of {len(table)} clips have no text to train on; leave them out of the table.")
     return store
 
 
-def _check_field(table: ClipTable, name: str) -> None:
+def _empty(table: ClipTable, column: str) -> np.ndarray:
+    return pc.fill_null(pc.equal(table.arrow(column), ""), True).to_numpy()
+
+
+def _check_field(table: ClipTable, field: Field) -> None:
     """A field goes to the device, which has no 64-bit integers: what does not fit would become another number."""
-    bounds = np.iinfo(np.int32)
-    dtype = table.dtype(name)
+    bounds, name, dtype = np.iinfo(np.int32), field.column, field.dtype
     if dtype.kind not in "iu" or dtype.itemsize < 4 or dtype == np.int32:
         return
     values = table.column(name)

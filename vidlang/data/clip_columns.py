@@ -34,6 +34,7 @@ KNOWN = REQUIRED | {
     "span_end": pa.float64(),
     "verb_label": pa.int32(),
     "noun_label": pa.int32(),
+    "text_weights": pa.list_(pa.float32()),
 }
 # Rows of one record batch on disk. Text offsets are 32 bits wide within a batch, so a batch stays far below 2 GB.
 BATCH_ROWS = 1 << 20

@@ -16,6 +16,7 @@ import numpy as np
 
 from vidlang.data.broken import describe
 from vidlang.data.failures import BrokenVideo, StoreAway
+from vidlang.data.fields import read_fields
 from vidlang.data.plan import EvalPlanner, Plan, Planner, TrainPlanner
 from vidlang.data.tokenizer import Tokenizer
 from vidlang.data.workers.patience import Patience
@@ -38,10 +39,10 @@ def _unwatched(attempt: int) -> str | None:
 class Fetch:
     """Fills in plans; what the train and the eval fetch share."""
 
-    def __init__(self, planner: Planner, tokenizer: Tokenizer, patience: Patience) -> None:
+    def __init__(self, planner: Planner, tokenizer: Tokenizer | None, patience: Patience) -> None:
         self._table, self._store, self._spec = planner.table, planner.store, planner.spec
         self._tokenizer, self._patience = tokenizer, patience
-        self._dtypes = {name: planner.table.dtype(name) for name in planner.spec.fields}
+        self._fields = read_fields(planner.table, planner.spec.fields)
         self._away_since: float | None = None
 
     def layout(self, rows: int) -> Layout:
@@ -49,12 +50,13 @@ class Fetch:
         spec = self._spec
         fields: Layout = {
             spec.video_field: ((rows, *spec.video_shape), np.dtype(np.uint8)),
-            "text_BL": ((rows, spec.text_length), np.dtype(np.int32)),
             "index_B": ((rows,), np.dtype(np.int64)),
             "broken_B": ((rows,), np.dtype(np.int64)),
             "broken_kind_B": ((rows,), np.dtype(np.int8)),
         }
-        return fields | {f"{name}_B": ((rows,), dtype) for name, dtype in self._dtypes.items()}
+        if self._tokenizer is not None:
+            fields["text_BL"] = ((rows, spec.text_length), np.dtype(np.int32))
+        return fields | {field.name: ((rows, *field.shape), field.dtype) for field in self._fields}
 
     def _decode(self, plan: Plan, video: np.ndarray, watch: Watch) -> None:
         """Writes the frames of a plan, or raises BrokenVideo; waits for a store that is away."""
@@ -96,16 +98,17 @@ class Fetch:
 
     def _write(self, plan: Plan, batch: Batch, place: int, broken: int, kind: int) -> None:
         """All of an example but its frames."""
-        batch["text_BL"][place] = self._tokenizer.encode([plan.text])[0]
+        if self._tokenizer is not None:
+            batch["text_BL"][place] = self._tokenizer.encode([plan.text])[0]
         batch["index_B"][place], batch["broken_B"][place], batch["broken_kind_B"][place] = plan.row, broken, kind
-        for name in self._dtypes:
-            batch[f"{name}_B"][place] = 0 if plan.row < 0 else self._table.cell(plan.row, name)
+        for field in self._fields:
+            batch[field.name][place] = field.value(self._table, plan.row, plan.choice)
 
 
 class TrainFetch(Fetch):
     """An example for every plan: the planned clip, or the first of its replacements that can be decoded."""
 
-    def __init__(self, planner: TrainPlanner, tokenizer: Tokenizer, patience: Patience) -> None:
+    def __init__(self, planner: TrainPlanner, tokenizer: Tokenizer | None, patience: Patience) -> None:
         super().__init__(planner, tokenizer, patience)
         self._planner = planner
 
@@ -134,7 +137,7 @@ class TrainFetch(Fetch):
 class EvalFetch(Fetch):
     """An example for every row, in order: a broken clip stays in its place, black and not valid."""
 
-    def __init__(self, planner: EvalPlanner, tokenizer: Tokenizer, patience: Patience) -> None:
+    def __init__(self, planner: EvalPlanner, tokenizer: Tokenizer | None, patience: Patience) -> None:
         super().__init__(planner, tokenizer, patience)
         self._several = planner.spec.views * planner.spec.crops > 1
 

@@ -15,6 +15,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
@@ -101,7 +102,7 @@ class Quotas:
 class SourceItems:
     """The endless items of one source: shuffled rows, anchors with their partners, plans, examples."""
 
-    def __init__(self, planner: TrainPlanner, tokenizer: Tokenizer, patience: Patience) -> None:
+    def __init__(self, planner: TrainPlanner, tokenizer: Tokenizer | None, patience: Patience) -> None:
         self._planner, self._pairs = planner, planner.spec.pairs == "group"
         # The seed is given explicitly: Grain's own default depends on how many transformations come before.
         shuffle_seed = int(np.random.SeedSequence(planner.seed).generate_state(1)[0])
@@ -169,7 +170,7 @@ class TrainBatches:
 
 def mixture_stream(
     sources: Sequence[Source],
-    tokenizer: Tokenizer | Sequence[Tokenizer],
+    tokenizer: Tokenizer | None | Sequence[Tokenizer | None],
     *,
     seed: int,
     batch_size: int,
@@ -185,7 +186,8 @@ def mixture_stream(
 
     Besides the arrays of `pipeline.train_stream` there are source_B, the source that each row is of, and weight_B, its
     `loss_weight`; index_B and broken_B are rows of that source's table. One tokenizer serves all sources, or each has
-    its own. With workers=-1 their number is chosen. Close it, or use it as a context manager.
+    its own; None is for clips without text. With workers=-1 their number is chosen. Close it, or use it as a context
+    manager.
     """
     share = Share(batch_size, process_index, process_count)
     options = StreamOptions(seed, start_step, workers, prefetch, patience)
@@ -194,7 +196,7 @@ def mixture_stream(
 
 def open_stream(
     sources: Sequence[Source],
-    tokenizer: Tokenizer | Sequence[Tokenizer],
+    tokenizer: Tokenizer | None | Sequence[Tokenizer | None],
     share: Share,
     mixing: str,
     options: StreamOptions,
@@ -202,7 +204,7 @@ def open_stream(
     marked: bool,
 ) -> Batches:
     """A mixture's stream after all that can be wrong was looked at; `marked` says whether rows name their source."""
-    tokenizers = [tokenizer] * len(sources) if isinstance(tokenizer, Tokenizer) else list(tokenizer)
+    tokenizers = list(tokenizer) if isinstance(tokenizer, Sequence) else [tokenizer] * len(sources)
     _check_sources(sources, tokenizers, share, mixing)
     stores = [
         check_training(source.table, words, source.spec) for source, words in zip(sources, tokenizers, strict=True)
@@ -233,7 +235,7 @@ def source_seed(seed: int, source: int) -> int:
     return seed if source == 0 else int(np.random.SeedSequence((seed, source)).generate_state(1)[0])
 
 
-def _check_sources(sources: Sequence[Source], tokenizers: Sequence[Tokenizer], share: Share, mixing: str) -> None:
+def _check_sources(sources: Sequence[Source], tokenizers: Sequence[Any], share: Share, mixing: str) -> None:
     if not sources:
         raise ValueError("A mixture needs at least one source, found none.")
     if len(tokenizers) != len(sources):

@@ -45,7 +45,7 @@ __all__ = [
 
 def train_stream(
     table: ClipTable,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     spec: ClipSpec,
     *,
     seed: int,
@@ -61,7 +61,8 @@ def train_stream(
 
     A batch holds video_BTHWC uint8 (or yuv_BTXW), text_BL int32, index_B (row of the table), broken_B (row that could
     not be decoded and was replaced, else -1), broken_kind_B (why, by its place in failures.KINDS, else -1) and the
-    columns of `spec.fields`. With workers=-1 their number is chosen. Close it, or use it as a context manager.
+    columns of `spec.fields`; without a tokenizer there is no text. With workers=-1 their number is chosen. Close it, or
+    use it as a context manager.
     """
     share = Share(batch_size, process_index, process_count)
     options = StreamOptions(seed, start_step, workers, prefetch, patience)
@@ -86,7 +87,7 @@ class _EvalBatches:
 
 def eval_batches(
     table: ClipTable,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     spec: ClipSpec,
     *,
     batch_size: int,
@@ -117,7 +118,7 @@ def eval_batches(
 
 def _eval_pass(
     planner: EvalPlanner,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     share: Share,
     workers: int,
     prefetch: int,
@@ -144,7 +145,7 @@ class EvalData:
     def __init__(
         self,
         table: ClipTable,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         spec: ClipSpec,
         *,
         batch_size: int,
@@ -176,4 +177,8 @@ class EvalData:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids int32 [n, L] of any texts."""
+        if self._tokenizer is None:
+            raise ValueError(
+                "this evaluation compares clips with texts, and its stage has no tokenizer; name one, or leave it out"
+            )
         return self._tokenizer.encode(texts)

@@ -23,6 +23,7 @@ from vidlang.data.groups import Groups
 
 PAIRS = ("none", "group")
 PIXELS = ("rgb", "yuv420")
+TEXTS = ("texts", "question")
 # What an error asks for, here and where a config is read.
 TIMES_SECTION = "a section such as {'name': 'segments'}"
 CROP_SECTION = "a section such as {'name': 'center'}"
@@ -30,20 +31,22 @@ CROP_SECTION = "a section such as {'name': 'center'}"
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What an example looks like: frames of size x size pixels, a text of `text_length` tokens.
+    """What an example looks like: frames of size x size pixels, a text of `text_length` tokens (0: no text).
 
-    `times` and `crop` name a rule and its options. With pairs="group" every second row of a batch is a partner, drawn
-    from the other clips of the same `group` as the row before it. `fields` are columns of numbers to carry into the
-    batch; column label arrives as label_B. With pixels="yuv420" frames stay in the planes they are stored in, half as
-    many bytes, as yuv_BTXW in place of video_BTHWC. An evaluation sees each row as `views` choices of moments times
-    `crops` choices of box, one after another.
+    `times` and `crop` name a rule and its options. `text` is the column that the text comes from: one of the `texts`
+    is drawn, or the row's "question". With pairs="group" every second row of a batch is a partner, drawn from the other
+    clips of the same `group` as the row before it. `fields` are columns to carry into the batch, see `fields.py`. With
+    pixels="yuv420" frames stay in the planes they are stored in, half as many bytes, as yuv_BTXW in place of
+    video_BTHWC. An evaluation sees each row as `views` choices of moments times `crops` choices of box, one after
+    another.
     """
 
     frames: int
     size: int
     times: Annotated[Mapping[str, Any], TIMES_SECTION]
     crop: Annotated[Mapping[str, Any], CROP_SECTION]
-    text_length: int
+    text_length: int = 0
+    text: str = "texts"
     pairs: str = "none"
     fields: tuple[str, ...] = ()
     pixels: str = "rgb"
@@ -51,10 +54,10 @@ class ClipSpec:
     crops: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("frames", "size", "text_length", "views", "crops"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"clip.{name} must be at least 1, found {getattr(self, name)}.")
-        for name, known in (("pairs", PAIRS), ("pixels", PIXELS)):
+        for name, least in {"frames": 1, "size": 1, "text_length": 0, "views": 1, "crops": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"clip.{name} must be at least {least}, found {getattr(self, name)}.")
+        for name, known in (("pairs", PAIRS), ("pixels", PIXELS), ("text", TEXTS)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(
                     f"unknown clip.{name} {value!r}{did_you_mean(value, known)}; there are: {', '.join(known)}."
@@ -94,6 +97,7 @@ class Plan:
     times_T: np.ndarray
     crop: CropBox
     view: int = 0
+    choice: int = 0  # which of the row's texts it is
 
 
 class Planner:
@@ -103,8 +107,7 @@ class Planner:
         self.table, self.store, self.spec = table, store, spec
 
     def _plan(self, index: int, attempt: int, row: int, rng: np.random.Generator | None, view: int = 0) -> Plan:
-        texts = self.table.cell(row, "texts")
-        text = "" if not texts else texts[0 if rng is None else int(rng.integers(len(texts)))]
+        text, choice = self._text(row, rng)
         video, start, end = (self.table.cell(row, name) for name in ("video", "start", "end"))
         info = self.store.info(video)
         # Annotations may run past the end of a video; a clip that starts there is left for the decoder to refuse.
@@ -122,7 +125,17 @@ class Planner:
             **self.spec.times,
         )
         crop = choose_crop(rng, info.height, info.width, view=crop_view, views=self.spec.crops, **self.spec.crop)
-        return Plan(index, attempt, row, video, text, times_T, crop, view)
+        return Plan(index, attempt, row, video, text, times_T, crop, view, choice)
+
+    def _text(self, row: int, rng: np.random.Generator | None) -> tuple[str, int]:
+        """(the row's text, which of its texts that is)."""
+        if self.spec.text == "question":
+            return self.table.cell(row, "question") or "", 0
+        texts = self.table.cell(row, "texts")
+        if not texts:
+            return "", 0
+        choice = 0 if rng is None else int(rng.integers(len(texts)))
+        return texts[choice], choice
 
 
 @dataclass(frozen=True)

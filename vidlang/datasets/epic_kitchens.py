@@ -14,7 +14,8 @@ may be `root`, or lie in it). Videos are called P01_01 ...; `video_name` may hol
 CLS, `label` is the place of "verb:noun" among the `actions` of train and validation, sorted as texts (3,806); `subsets`
 tells rare classes and unseen kitchens. For MIR, `relevancy` gives how well each sentence fits each clip, computed from
 the csv files as the official script does, and with above=0.1 the `texts` of mir_train are all the train sentences that
-fit a clip better than that: training draws one of them each time, as the LaViLa and AVION recipes do.
+fit a clip better than that, and `text_weights` how well each does: training draws one of them each time, as the LaViLa
+and AVION recipes do.
 """
 
 from __future__ import annotations
@@ -224,8 +225,13 @@ def _told(table: pa.Table, number_R: np.ndarray, root: str, above: float) -> Ite
     texts, place = np.array(fit.sentences.texts, object), table.column_names.index("texts")
     for first in range(0, len(table), ROWS):
         part = table.slice(first, ROWS)
-        fits_RS = fit.rows(slice(first, first + ROWS)) > above
+        fit_RS = fit.rows(slice(first, first + ROWS))
         own = part.column("texts").to_pylist()
-        told = [texts[fits_S].tolist() if fits_S.any() else own[row] for row, fits_S in enumerate(fits_RS)]
+        told, weights = [], []
+        for row, fit_S in enumerate(fit_RS):
+            fits_S = fit_S > above
+            told.append(texts[fits_S].tolist() if fits_S.any() else own[row])
+            weights.append(fit_S[fits_S].tolist() if fits_S.any() else [1.0] * len(own[row]))
         part = part.set_column(place, "texts", pa.array(told, pa.list_(pa.string())))
+        part = part.append_column("text_weights", pa.array(weights, pa.list_(pa.float32())))
         yield part, number_R[first : first + len(part)]

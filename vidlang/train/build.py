@@ -108,10 +108,15 @@ def augmentation(stage: Stage) -> Augmentation:
     return call(Augmentation, options, what="augment")
 
 
-def tokenizer(stage: Stage, spec: ClipSpec) -> Tokenizer:
-    """The stage's tokenizer, at the text length of `spec`; the model must have a row for each of its ids."""
+def tokenizer(stage: Stage, spec: ClipSpec) -> Tokenizer | None:
+    """The stage's tokenizer, at the text length of `spec`; the model must have a row for each of its ids.
+
+    A stage whose tokenizer is "" has none, for its clips have no texts.
+    """
+    if not stage.tokenizer:
+        return None
     options = tokenizer_options(stage)
-    found = call(Tokenizer, options, what="tokenizer", length=spec.text_length)
+    found: Tokenizer = call(Tokenizer, options, what="tokenizer", length=spec.text_length)
     rows = getattr(model(stage), "vocab", None)
     if rows is not None and found.vocab_size > rows:
         raise ValueError(
@@ -135,7 +140,8 @@ def tokenizer_options(stage: Stage) -> dict[str, Any]:
 
 def check(stage: Stage) -> None:
     """Raises now what building the stage would raise later, for all but what it trains on; that is in `sources`."""
-    check_keys(Tokenizer, tokenizer_options(stage), what="tokenizer", extra=("length",))
+    if stage.tokenizer:
+        check_keys(Tokenizer, tokenizer_options(stage), what="tokenizer", extra=("length",))
     model(stage)
     dials(stage)
     augmentation(stage)

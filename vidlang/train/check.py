@@ -19,6 +19,7 @@ from vidlang.core.config import steps
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
 from vidlang.core.tree import MergeReport, merge
 from vidlang.data.crops import choose_crop
+from vidlang.data.fields import expected_field
 from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec
 from vidlang.ops.dials import OFF, Dials, streams
@@ -52,9 +53,9 @@ def check_recipe(recipe: Recipe) -> None:
                 total = _check_durations(stage)
                 specs = _check_clips(stage, mesh)
                 check_patterns("init_allow", stage.init_allow)
-                # What columns of a table are like, only the table knows.
-                has_columns = any(spec.fields for spec in specs)
-                params = None if has_columns else _check_step(recipe, index, specs, total, mesh)
+                # What columns of one's own are like, only the table knows.
+                is_known = all(expected_field(name) for spec in specs for name in spec.fields)
+                params = _check_step(recipe, index, specs, total, mesh) if is_known else None
                 if not stage.init_from and before is not None and params is not None:
                     _check_params_fit(params, before, stage, recipe.stages[index - 1])
             before = params
@@ -120,7 +121,7 @@ def _check_clips(stage: Stage, mesh: Mesh) -> list[ClipSpec]:
 
 def _draw(spec: ClipSpec, rng: np.random.Generator | None) -> None:
     """Chooses the frames of a clip that does not exist, as its rules would; evaluations draw nothing."""
-    if spec.text_length < 3:
+    if 0 < spec.text_length < 3:
         raise ValueError(f"clip.text_length is {spec.text_length}; a begin, a word and an end need at least 3")
     for name, rule in {"times": spec.times, "crop": spec.crop}.items():
         with _named(f"clip.{name}"):
@@ -160,10 +161,9 @@ def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: in
 
 def _eval_fields(size: int, spec: ClipSpec) -> Fields:
     """What of an evaluation's batch the model reads."""
-    return {
-        spec.video_field: jax.ShapeDtypeStruct((size, *spec.video_shape), np.uint8),
-        "text_BL": jax.ShapeDtypeStruct((size, spec.text_length), np.int32),
-    }
+    clips = {spec.video_field: jax.ShapeDtypeStruct((size, *spec.video_shape), np.uint8)}
+    texts = {"text_BL": jax.ShapeDtypeStruct((size, spec.text_length), np.int32)}
+    return clips | (texts if spec.text_length else {})
 
 
 def _check_call(model: nn.Module, params: Any, fields: Fields, dials: Dials) -> None:

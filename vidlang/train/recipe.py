@@ -82,10 +82,10 @@ class Stage:
 
     `data` names a dataset and its options, or is a mixture of several: {"mixing": "items", "sources": ({"data": ...,
     "clip": ..., "weight": ..., "loss_weight": ..., "name": ...}, ...)}. `tokenizer` is the path of a tokenizer.json, or
-    a section with `path` and other options. `augment` says how clips are changed at random, on the devices.
-    `micro` in which parts a step takes its batch, the keys of `micro.Micro`.
-    `init_from` is a run, a stage folder or one checkpoint to take parameters from; "" means the stage before, or
-    scratch. Parameters that do not fit are an error, unless a pattern in `init_allow` matches their path.
+    a section with `path` and other options; "" for clips without texts. `augment` says how clips are changed at random,
+    on the devices, `micro` in which parts a step takes its batch (the keys of `micro.Micro`). `init_from` is a run, a
+    stage folder or one checkpoint to take parameters from; "" means the stage before, or scratch. Parameters that do
+    not fit are an error, unless a pattern in `init_allow` matches their path.
     """
 
     name: str

@@ -23,6 +23,7 @@ from vidlang.core.config import call, check_keys, load_module
 from vidlang.data import pipeline, tokenizer_files
 from vidlang.data.broken import BrokenClips
 from vidlang.data.clips import ClipTable
+from vidlang.data.fields import expected_field, read_fields
 from vidlang.data.mixture import MIXING, SHARED, Source
 from vidlang.data.pipeline import Batches, ClipSpec
 from vidlang.train import build
@@ -99,7 +100,14 @@ def check(stage: Stage) -> None:
     for what, part in named_parts(stage):
         name, options = build.named(part.data, what)
         check_keys(load_module("datasets", name).load, options, what=what, extra=())
-        build.clip_spec(part.clip, "clip" if what == "data" else f"clip of {what.removeprefix('data of ')}")
+        where = "clip" if what == "data" else f"clip of {what.removeprefix('data of ')}"
+        length = build.clip_spec(part.clip, where).text_length
+        if stage.tokenizer and not length:
+            raise ValueError(f"the stage names a tokenizer, and {where}.text_length is missing; give texts a length")
+        if length and not stage.tokenizer:
+            raise ValueError(
+                f"{where}.text_length is {length}, and the stage names no tokenizer; name one, or leave the length out"
+            )
     if is_mixture(stage) and stage.data["mixing"] == "items":
         _check_one_shape(stage)
 
@@ -154,17 +162,19 @@ def train_stream(recipe: Recipe, index: int, clips: Sequence[ClipTable], *, star
 def batch_fields(stage: Stage, clips: Sequence[ClipTable] | None) -> dict[Shape, Fields]:
     """Names, shapes and dtypes of what the devices get, for each shape of batch that the sources give, in their order.
 
-    Without `clips`, as long as there is no data, columns of the tables are left out.
+    Without `clips`, as long as there is no data, columns are what they are in any table, and others are left out.
     """
     found: dict[Shape, Fields] = {}
     for number, spec in enumerate(specs(stage)):
         rows: dict[str, tuple[tuple[int, ...], Any]] = {
             spec.video_field: (spec.video_shape, np.uint8),
-            "text_BL": ((spec.text_length,), np.int32),
             "index_B": ((), np.int64),
         }
-        if clips is not None:
-            rows |= {f"{name}_B": ((), clips[number].dtype(name)) for name in spec.fields}
+        if spec.text_length:
+            rows["text_BL"] = (spec.text_length,), np.int32
+        expected = filter(None, map(expected_field, spec.fields))
+        columns = expected if clips is None else read_fields(clips[number], spec.fields)
+        rows |= {field.name: (field.shape, field.dtype) for field in columns}
         if is_mixture(stage):
             rows |= {"source_B": ((), np.int32), "weight_B": ((), np.float32)}
         fields = {
@@ -189,8 +199,8 @@ def counter(stream: Batches, clips: Sequence[ClipTable], max_share: float) -> Ca
 def identity(stage: Stage, clips: Sequence[ClipTable]) -> dict[str, Any]:
     """What tells the stage's data from other data, wherever both may lie."""
     # As it was understood, from whatever files.
-    tokenizer = tokenizer_files.read(build.tokenizer_options(stage)["path"]).to_str()
+    words = tokenizer_files.read(build.tokenizer_options(stage)["path"]).to_str() if stage.tokenizer else ""
     return {
-        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest()[:16],
+        "tokenizer": hashlib.sha256(words.encode()).hexdigest()[:16] if words else "",
         "sources": [pipeline.identity(table) for table in clips],
     }
