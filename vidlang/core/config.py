@@ -77,8 +77,9 @@ def check_keys(function: Callable[..., Any], kwargs: Mapping[str, Any], *, what:
     extra = set(extra)
     parameters = _parameters(function)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    # Linen adds `parent` and `name` to every module's constructor; no config sets them.
-    valid = [p.name for p in named if p.name not in extra and p.name not in ("self", "parent", "name")]
+    # Linen adds `parent` and `name` to every module's constructor; no config sets them. (Workers import no Linen.)
+    hidden = ("parent", "name") if isinstance(function, type) and hasattr(function, "bind") else ()
+    valid = [p.name for p in named if p.name not in extra and p.name not in ("self", *hidden)]
     takes = f"it takes: {', '.join(valid)}" if valid else "it takes no keys"
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for key in kwargs:
