@@ -1,6 +1,7 @@
 """Every test sees eight fake CPU devices, strict rank promotion and a repository root on its path."""
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
@@ -32,6 +33,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Grain's worker processes need parsed flags; outside absl.app nothing else parses them.
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector off what was imported: while JAX traces, it would walk through that for ever."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
