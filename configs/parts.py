@@ -74,6 +74,11 @@ def _stage(stage: Section) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({**stage, "evals": evals})
 
 
+def without(section: Mapping[str, Any], *keys: str) -> Section:
+    """The section less these keys."""
+    return {key: value for key, value in section.items() if key not in keys}
+
+
 def corpus(annotations: str, split: str = "train") -> Section:
     """A data section of the tiny corpus."""
     return {

@@ -1,4 +1,7 @@
-"""Every config is a recipe that builds and steps, at its true size, in shapes only."""
+"""Every config is a recipe that builds and steps, at its true size, in shapes only, on a mesh of eight devices.
+
+So does every variant that its docstring has a command for, and that its table of variants names.
+"""
 
 import importlib
 import inspect
@@ -11,6 +14,7 @@ import pytest
 
 import configs
 from vidlang.core.config import steps
+from vidlang.core.sharding import batch_ways, make_mesh, use_mesh
 from vidlang.train import build, sources
 from vidlang.train.loop import build_optimizer
 from vidlang.train.recipe import read_recipe
@@ -19,33 +23,58 @@ from vidlang.train.step import TrainState, abstract_params
 NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "parts"]
 
 
+# What columns of tables are like that only data tells.
+COLUMNS = {"verbs": (3,), "nouns": (3,), "relevancy": ()}
+
+
+def commands():
+    """(config, variant) of every command in a docstring, and of every line of a table of variants."""
+    found = set()
+    for name in NAMES:
+        module = importlib.import_module(f"configs.{name}")
+        text = inspect.getdoc(module)
+        words = re.findall(rf"--config=configs/{name}\.py(?::([\w,/]+))?", text)
+        words += re.findall(r"^    (\w+)  +\w", text, re.MULTILINE)
+        # Tiny variants are trained, see test_recipes.
+        found |= {(name, word) for word in words if "/" not in word and "tiny" not in word}
+    return sorted(found)
+
+
 def eval_shape_step(config):
     """Shapes of every stage's scalars after one step."""
     recipe = read_recipe(config)
-    results = []
-    for index, stage in enumerate(recipe.stages):
-        build.check(stage)
-        sources.check(stage)
-        fields, *_ = sources.batch_fields(stage, None).values()
-        model = build.model(stage)
-        total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=10**6)
-        optimizer = build_optimizer(model, fields, stage, total)
-        step = build.train_step(recipe, index, model, optimizer)
-        params = abstract_params(model, fields)
-        trained, _ = optimizer.split(params)
-        state = TrainState(
-            jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.transform.init, trained)
-        )
-        after, scalars = jax.eval_shape(step, state, fields)
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-        results.append(scalars)
-    return results
+    mesh = make_mesh(recipe.mesh)
+    with use_mesh(mesh):
+        return [stage_scalars(recipe, index, mesh) for index in range(len(recipe.stages))]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_config_builds_and_steps(name):
+def stage_scalars(recipe, index, mesh):
+    stage = recipe.stages[index]
+    build.check(stage)
+    sources.check(stage)
+    assert stage.batch_size % (batch_ways(mesh) * build.micro(stage).batches) == 0
+    (fields, *_), (spec, *_) = sources.batch_fields(stage, None).values(), sources.specs(stage)
+    for name in spec.fields:
+        shape, dtype = COLUMNS.get(name, ()), jnp.float32 if name == "relevancy" else jnp.int32
+        field = f"{name}_BK" if shape else f"{name}_B"
+        fields = fields | {field: jax.ShapeDtypeStruct((stage.batch_size, *shape), dtype)}
+    model = build.model(stage)
+    total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=10**6)
+    optimizer = build_optimizer(model, fields, stage, total)
+    step = build.train_step(recipe, index, model, optimizer)
+    params = abstract_params(model, fields)
+    moments = jax.eval_shape(lambda params: optimizer.transform.init(optimizer.split(params)[0]), params)
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, moments)
+    after, scalars = jax.eval_shape(step, state, fields)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    return scalars
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "words"), commands())
+def test_config_builds_and_steps(name, words):
     module = importlib.import_module(f"configs.{name}")
-    for scalars in eval_shape_step(module.get_config()):
+    for scalars in eval_shape_step(module.get_config(*filter(None, [words]))):
         assert scalars["loss"].shape == () and scalars["loss"].dtype == jnp.float32
 
 
