@@ -11,6 +11,7 @@ ClipTables. A grammar decides what happens before anything is drawn, so all anno
 | multiple_choice | an event and five narrations | question, choices, answer, kind (inter or intra video) |
 | questions | a question about a scene, a run of events or a long video | question, choices, answer, kind |
 | summaries | a minutes-long video and a paragraph | verbs, nouns, choices, answer |
+| open_questions | those of them that a short list of answers answers, `answer_list` | question, answers, answer, kind |
 | spans | a query whose answer is the seconds of an event in a long video | question, verbs, nouns |
 
 Train videos are several scenes of two events, one after another; a val video is one scene. No pair of events of a val
@@ -21,9 +22,11 @@ from pathlib import Path
 
 from vidlang.core.config import did_you_mean
 from vidlang.data.clips import ClipTable
-from vidlang.datasets.synthetic.annotations import KINDS, SPLITS
+from vidlang.datasets.synthetic.annotations import KINDS, SPLITS, answer_list
 from vidlang.datasets.synthetic.corpus import ensure, ensure_tokenizer, table_path
 from vidlang.datasets.synthetic.settings import Settings
+
+__all__ = ["answer_list", "load", "tokenizer_path"]
 
 
 def load(

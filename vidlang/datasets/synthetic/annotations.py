@@ -18,6 +18,8 @@ Row = dict[str, Any]
 SPLITS = ("train", "val")
 CHOICES = 5
 MOST_COUNTED = 6
+# Kinds of questions whose answers are few enough to be classes.
+OPEN_KINDS = ("verb", "first", "last", "count")
 
 
 def narrations(videos: Sequence[Video], settings: Settings, rng: np.random.Generator) -> Iterator[Row]:
@@ -109,6 +111,22 @@ def questions(videos: Sequence[Video], settings: Settings, rng: np.random.Genera
         yield _count(video, settings, rng)
 
 
+def open_questions(videos: Sequence[Video], settings: Settings, rng: np.random.Generator) -> Iterator[Row]:
+    """The questions that one of `answer_list` answers, without choices; `answer` is its place there."""
+    places = {text: place for place, text in enumerate(answer_list(settings.verbs, settings.shapes))}
+    for row in questions(videos, settings, rng):
+        (right,) = row["texts"]
+        if row["kind"] in OPEN_KINDS:
+            others = {name: value for name, value in row.items() if name != "choices"}
+            yield others | {"answers": [right], "answer": places[right]}
+
+
+def answer_list(verbs: int, shapes: int) -> list[str]:
+    """All answers to open questions in a corpus of so many verbs and shapes, in the order of their classes."""
+    counted = sentences.NUMBERS[1 : MOST_COUNTED + 1]
+    return [*(verb.third for verb in VERBS[:verbs]), *SHAPES[:shapes], *counted]
+
+
 def spans(videos: Sequence[Video], settings: Settings, rng: np.random.Generator) -> Iterator[Row]:
     """When does something happen in a long video: the row's seconds are the answer, it happens only once."""
     for video in videos:
@@ -129,7 +147,7 @@ def spans(videos: Sequence[Video], settings: Settings, rng: np.random.Generator)
 Writer = Callable[[Sequence[Video], Settings, np.random.Generator], Iterator[Row]]
 KINDS: dict[str, Writer] = {
     function.__name__: function
-    for function in (narrations, pairs, summaries, multiple_choice, questions, classes, spans)
+    for function in (narrations, pairs, summaries, multiple_choice, questions, classes, spans, open_questions)
 }
 
 

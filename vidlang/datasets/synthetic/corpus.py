@@ -34,7 +34,7 @@ from vidlang.datasets.synthetic.scenes import draw_videos
 from vidlang.datasets.synthetic.sentences import vocabulary
 from vidlang.datasets.synthetic.settings import Settings
 
-VERSION = 1  # raise it when the same settings make other videos or annotations
+VERSION = 2  # raise it when the same settings make other videos or annotations
 SOURCE = EncodeSettings(crf=10, preset="ultrafast", gop_seconds=1.0, b_frames=0)  # what precut reads: nearly lossless
 CHUNKS = EncodeSettings(preset="veryfast")  # what the store holds
 CHUNK_SECONDS = 15
