@@ -154,9 +154,10 @@ def test_a_tube_is_hidden_at_all_times() -> None:
     assert rest.shape[2] == 6 and len(np.unique(rest[:, 0], axis=0)) > 1
 
 
-def test_thirty_steps_rebuild_a_clip_better() -> None:
-    ramp = np.linspace(0, 255, 16)
-    clip = np.broadcast_to(ramp[None, None, :, None, None] * 0.5 + ramp[None, None, None, :, None] * 0.5, VIDEO.shape)
+def test_thirty_steps_rebuild_clips_better_than_without_looking() -> None:
+    """Clips get brighter to the right, or downwards: who does not read the kept tubelets is half wrong at best."""
+    right = np.broadcast_to(np.linspace(0, 255, 16)[None, None, None, :, None], VIDEO.shape)
+    clips = np.where(np.arange(4)[:, None, None, None, None] % 2, right, right.swapaxes(2, 3))
     optimizer = optax.adam(1e-2)
 
     @jax.jit
@@ -174,8 +175,8 @@ def test_thirty_steps_rebuild_a_clip_better() -> None:
 
         return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(30))[1]
 
-    losses = np.asarray(train(nn.unbox(jax.jit(shapes)()), clip.astype(np.uint8)))
-    assert losses[-5:].mean() < 0.5 * losses[0], losses
+    losses = np.asarray(train(nn.unbox(jax.jit(shapes)()), clips.astype(np.uint8)))
+    assert losses[0] > 0.9 and np.median(losses[-10:]) < 0.25, losses
 
 
 def test_a_classifier_starts_from_the_encoder() -> None:
@@ -227,10 +228,14 @@ def test_rows_draw_the_same_in_any_part_of_the_batch() -> None:
     def run(p: Any) -> Any:
         apply = functools.partial(model.apply, p, train=True, rngs=RNGS)
         rows_B = np.array([3, 1])
-        part = apply(VIDEO[rows_B], dials=Dials(mask=0.75, rows_B=jnp.asarray(rows_B)))
-        return jax.tree.map(lambda leaf: leaf[rows_B], apply(VIDEO, dials=RANDOM)), part
+        dials = Dials(mask=0.75, rows_B=jnp.asarray(rows_B))
+        part = apply(VIDEO[rows_B], dials=dials)
+        still = model.apply(p, VIDEO[rows_B], train=False, dials=dials, rngs=RNGS)
+        return jax.tree.map(lambda leaf: leaf[rows_B], apply(VIDEO, dials=RANDOM)), part, still
 
-    whole, part = run(p)
+    whole, part, still = run(p)
+    np.testing.assert_array_equal(part.kept_BM, still.kept_BM)
+    assert np.abs(part.predicted_BMP - still.predicted_BMP).max() > 1e-2, "no layer of the decoder was left out"
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
