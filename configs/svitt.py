@@ -135,7 +135,7 @@ def tiny_stage(full: parts.Section, frames: int, **changes: Any) -> parts.Sectio
         parts.tiny_eval("retrieval", "pairs", options={"rerank": 8}),
         parts.tiny_eval("multiple_choice", "pairs", "order"),
     ]
-    small = parts.tiny(full, data=parts.corpus("pairs"), evals=evals, frames=frames, **changes)
+    small = parts.tiny(full, data=parts.corpus("pairs"), frames=frames, **{"evals": evals, **changes})
     model = {**small["model"], "words": {"rate": 0.5, "mask_id": 95}, "matching": {"hard": True, "chunk": 0}}
     return {**small, "model": model}
 
