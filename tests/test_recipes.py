@@ -5,13 +5,16 @@ import math
 import os
 import pkgutil
 import signal
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 import configs
 from vidlang.core.metrics import read_history
+from vidlang.core.sharding import make_mesh
+from vidlang.core.tree import flatten_paths
 from vidlang.train import loop, stages
+from vidlang.train.saved import find_checkpoint, restore_params
 from vidlang.train.signals import Interrupted
 
 STEPS = 3
@@ -41,34 +44,75 @@ def shortened(config):
     return plain
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_a_tiny_variant_trains_goes_on_and_is_measured(name, corpus_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(corpus_folder)
-    config = shortened(importlib.import_module(f"configs.{name}").get_config("tiny"))
+def train_with_a_stop_in_each_stage(config, workdir, monkeypatch):
+    """The metrics of a training that SIGTERM ended once in each stage, and that the same call continued."""
     stopped = set()
 
     class Stopping(loop.Meter):
+        def __init__(self, writer, stage):
+            self.label = stage.name
+            super().__init__(writer, stage)
+
         def started(self, step, scalars):
             if step == 1 and self.label not in stopped:
                 stopped.add(self.label)
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().started(step, scalars)
 
-        def __init__(self, writer, stage):
-            self.label = stage.name
-            super().__init__(writer, stage)
-
-    monkeypatch.setattr(loop, "Meter", Stopping)
-    for _ in config.stages:
-        with pytest.raises(Interrupted):
-            stages.train(config, tmp_path)
-    metrics = stages.train(config, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Meter", Stopping)
+        for _ in config.stages:
+            with pytest.raises(Interrupted):
+                stages.train(config, workdir)
+        metrics = stages.train(config, workdir)
     assert stopped == {stage.name for stage in config.stages}
+    return metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tiny_variant_trains_goes_on_and_is_measured(name, corpus_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(corpus_folder)
+    config = shortened(importlib.import_module(f"configs.{name}").get_config("tiny"))
+    metrics = train_with_a_stop_in_each_stage(config, tmp_path, monkeypatch)
+    assert math.isfinite(metrics["loss"])
     for number, stage in enumerate(config.stages):
-        history = read_history(Path(tmp_path) / f"{number}_{stage.name}" / "metrics.jsonl")
+        history = read_history(tmp_path / f"{number}_{stage.name}" / "metrics.jsonl")
         losses = [record["loss"] for record in history if "loss" in record]
         assert len(losses) == STEPS and all(map(math.isfinite, losses))
         for evaluation in stage.evals:
             assert any(key.startswith(f"{evaluation.prefix}/") for record in history for key in record)
-    assert math.isfinite(metrics["loss"])
+    if name in AFTERWARDS:
+        AFTERWARDS[name](tmp_path)
+
+
+def params_of(workdir, stage):
+    """The last parameters of a stage, by path."""
+    (folder,) = workdir.glob(f"*_{stage}")
+    found, step = find_checkpoint(str(folder))
+    return {name: np.asarray(leaf) for name, leaf in flatten_paths(restore_params(found, step, mesh())).items()}
+
+
+def mesh():
+    return make_mesh({"data": -1})
+
+
+def longvivit_trained_only_what_it_says(workdir):
+    """From 8 frames to 32: positions in time repeat; of four layers two change, and the projections."""
+    short, long = params_of(workdir, "short"), params_of(workdir, "long")
+    assert short.keys() == long.keys()
+    for name, before in short.items():
+        after = long[name]
+        if name == "video_encoder/temporal":
+            np.testing.assert_array_equal(after, np.tile(before, (4, 1)))
+        elif name.startswith("video_encoder/stack/layers/"):
+            np.testing.assert_array_equal(after[:2], before[:2])
+            if name.endswith("kernel"):
+                assert (after[-1] != before[-1]).any()
+        elif name.startswith(("video_encoder/norm", "video_projection", "text_projection", "log_scale")):
+            assert (after != before).any(), name
+        else:
+            np.testing.assert_array_equal(after, before)
+
+
+AFTERWARDS = {"longvivit": longvivit_trained_only_what_it_says}
