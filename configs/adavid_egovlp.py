@@ -109,7 +109,7 @@ def tiny_stage(full: parts.Section, order: str) -> parts.Section:
         parts.tiny_eval("multiple_choice", "multiple_choice", preset.replace("-", "_"), dials={"widths": preset})
         for preset in PRESETS[order]
     ]
-    changes: dict[str, Any] = {"steps": 120, "batch_size": 32}
+    changes: dict[str, Any] = {"steps": 300, "batch_size": 32}
     return parts.tiny(full, data=parts.corpus("narrations"), evals=evals, **changes)
 
 

@@ -139,7 +139,10 @@ def tiny(
 
 
 def tiny_model(model: Section) -> Section:
-    """A model section with small towers, vocabulary and joint space; its other settings stay."""
+    """A model section with small towers, vocabulary and joint space; its other settings stay.
+
+    Positions and words start large: from the usual small ones, order is noticed only after many more steps.
+    """
     small: Section = {}
     for name, value in model.items():
         if name == "transformer" and isinstance(value, Mapping):
@@ -148,6 +151,10 @@ def tiny_model(model: Section) -> Section:
             small[name] = tiny_model(dict(value))
         else:
             small[name] = {"vocab": 96, "max_length": 16, "embed": 32}.get(name, value)
+    if "tubelet" in model and model.get("positions", "learned") == "learned":
+        small["position_std"] = 0.3
+    if "vocab" in model:
+        small["table_std"] = 0.2
     return small
 
 
