@@ -1,9 +1,11 @@
 """The settings that a plan compares, and what each makes of a stage."""
 
+import dataclasses
+
 import pytest
 
 from vidlang.cost.settings import Setting, apply, encoder, settings, video_stack
-from vidlang.train import build
+from vidlang.train import build, sources
 
 
 def names(stage):
@@ -46,3 +48,10 @@ def test_a_model_without_a_video_encoder_is_said(recipe):
     stage = recipe(model={"name": "text", "vocab": 8, "max_length": 8, "transformer": {}, "pool": "cls"}).stages[0]
     with pytest.raises(ValueError, match="the model 'text' of stage 'short' has no section 'video'"):
         settings(stage)
+
+
+def test_of_a_mixture_the_longest_clips_get_the_frames(recipe):
+    stage = recipe().stages[0]
+    parts = ({"data": stage.data, "clip": {"frames": count}} for count in (16, 1, 16))
+    mixed = dataclasses.replace(stage, data={"mixing": "batches", "sources": tuple(parts)})
+    assert [spec.frames for spec in sources.specs(apply(mixed, Setting("x"), frames=64))] == [64, 1, 64]

@@ -70,17 +70,25 @@ def apply(stage: Stage, setting: Setting, *, frames: int | None = None, batch_si
     if batch_size is not None:
         changes["batch_size"] = batch_size
     if frames is not None:
-        if sources.is_mixture(stage):
-            raise ValueError(
-                f"stage {stage.name!r} mixes sources with clips of their own; give their frames in the config, not by "
-                "--frames"
-            )
-        changes["clip"] = {**stage.clip, "frames": frames}
+        changes |= _with_frames(stage, frames)
     if setting.last_layers:
         section, spec, path = encoder(stage)
         transformer = {**section["transformer"], "frozen_layers": spec.layers - setting.last_layers}
         changes["model"] = _with(stage.model, path, {**section, "transformer": transformer})
     return dataclasses.replace(stage, **changes)
+
+
+def _with_frames(stage: Stage, frames: int) -> dict[str, Any]:
+    """What changes where clips have so many frames: of a mixture, those of the sources that have the most."""
+    changes: dict[str, Any] = {"clip": {**stage.clip, "frames": frames}}
+    if sources.is_mixture(stage):
+        counts = [spec.frames for spec in sources.specs(stage)]
+        changed = tuple(
+            {**source, "clip": {**source.get("clip", {}), "frames": frames if count == max(counts) else count}}
+            for source, count in zip(stage.data["sources"], counts, strict=True)
+        )
+        changes["data"] = {**stage.data, "sources": changed}
+    return changes
 
 
 def encoder(stage: Stage) -> tuple[dict[str, Any], TransformerSpec, tuple[str, ...]]:
