@@ -47,7 +47,9 @@ def test_devices_share_the_batch_and_the_parameters(recipe):
     """On four devices a step's temporaries are those of a quarter of the batch; fsdp also divides the state."""
 
     def on(devices, *meshes):
-        return measure([(dataclasses.replace(recipe(frames=16), mesh=mesh), 0) for mesh in meshes], Target("cpu", devices))
+        return measure(
+            [(dataclasses.replace(recipe(frames=16), mesh=mesh), 0) for mesh in meshes], Target("cpu", devices)
+        )
 
     (alone,), (data, fsdp) = on("1", {"data": 1}), on("4", {"data": 4}, {"fsdp": 4})
     assert (alone.devices, data.devices) == (1, 4)
