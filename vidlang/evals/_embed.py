@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from absl import logging
 
-# What a batch calls its clips, by the pixels they come in.
-VIDEO_FIELDS = ("video_BTHWC", "yuv_BTXW")
+# What a batch calls its clips, by the pixels or features they come in.
+VIDEO_FIELDS = ("video_BTHWC", "yuv_BTXW", "features_BSD")
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,10 @@ class Model(video_model.WithVideoEncoder):
     def setup(self) -> None:
         self.video_encoder = call(video_model.Model, self.video, what="model.video")
         self.text_encoder = call(text_model.Model, self.text, what="model.text")
-        self.project_video = self._projection("video_projection", self.video_encoder.spec.width)
-        self.project_text = self._projection("text_projection", self.text_encoder.spec.width)
+        width = self.video_encoder.spec.width
+        self.project_video = projection("video_projection", self.video_projection, width, self.embed)
+        width = self.text_encoder.spec.width
+        self.project_text = projection("text_projection", self.text_projection, width, self.embed)
         temperature = call(Temperature, self.temperature, what="model.temperature")
         self.scale, self.bias = temperature.declare(self)
 
@@ -121,16 +123,17 @@ class Model(video_model.WithVideoEncoder):
         output = self.text_encoder(text_BL, train=train, dials=dials)
         return unit(constrain(self.project_text(output.pooled_BD), "batch", "act_embed"))
 
-    def _projection(self, name: str, width: int) -> Callable[[jax.Array], jax.Array]:
-        """The linear map of this name, and what comes before it."""
 
-        def build(bias: bool = False, activation: str = "none") -> Callable[[jax.Array], jax.Array]:
-            if activation not in (known := ("none", *ACTIVATIONS)):
-                raise ValueError(f"model.{name}.activation is {activation!r}; it is one of {', '.join(known)}")
-            linear = Linear((width,), (self.embed,), ("embed", "joint"), jnp.float32, bias=bias, name=name)
-            return linear if activation == "none" else lambda x_BD: linear(ACTIVATIONS[activation](x_BD))
+def projection(name: str, section: Mapping[str, Any], width: int, embed: int) -> Callable[[jax.Array], jax.Array]:
+    """The linear map of this name into the joint space, and what its section puts before it."""
 
-        return call(build, getattr(self, name), what=f"model.{name}")
+    def build(bias: bool = False, activation: str = "none") -> Callable[[jax.Array], jax.Array]:
+        if activation not in (known := ("none", *ACTIVATIONS)):
+            raise ValueError(f"model.{name}.activation is {activation!r}; it is one of {', '.join(known)}")
+        linear = Linear((width,), (embed,), ("embed", "joint"), jnp.float32, bias=bias, name=name)
+        return linear if activation == "none" else lambda x_BD: linear(ACTIVATIONS[activation](x_BD))
+
+    return call(build, section, what=f"model.{name}")
 
 
 def unit(x_BE: jax.Array) -> jax.Array:
