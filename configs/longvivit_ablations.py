@@ -17,6 +17,8 @@ Stages: image, then short (configs/shortvivit.py) with one change, all ViT-B wit
     last_layers      the last four layers, the rest frozen
     coarse_time      tubelets of 4 x 16 x 16; coarse_space of 2 x 32 x 32; coarse_both of 4 x 32 x 32
     tubevit          four kernels, with fixed positions, in one sequence
+    mlm              an auxiliary loss of equal weight: 15 % of the words guessed by three layers that read the clip
+    captioning       the same, but each next word is guessed from those before it; 25 % of the tubelets masked in both
 
 The paper starts both matrices of an adapter at zero, which gives no gradient to either; here the second alone is zero.
 It scales LoRA by 1 / alpha with alpha = 1 / 64, as printed; `lora_scale` is that factor. Its TubeViT attends within the
@@ -50,6 +52,8 @@ KINDS = (
     "coarse_space",
     "coarse_both",
     "tubevit",
+    "mlm",
+    "captioning",
 )
 # What is new for videos and what joins the towers; parameter-efficient variants train this and their own.
 ALWAYS = ("^video_encoder/patch/", "^video_encoder/temporal$", "_projection/", "^log_scale$", "^text_encoder/")
@@ -86,6 +90,11 @@ NEW = {
     "coarse_both": ("patch/", "/spatial$"),
     "tubevit": ("/views/", "/patch/", "/spatial$", "/temporal$"),
 }
+# The auxiliary losses of Table 7, and the fusion encoder that they need.
+AUXILIARY: dict[str, tuple[str, dict[str, Any]]] = {
+    "mlm": ("masked_lm", {"fusion": {"layers": 3}, "words": {"rate": 0.15, "mask_id": 103}}),
+    "captioning": ("captioning", {"fusion": {"layers": 3, "causal": True}, "captions": True}),
+}
 # Frames one by one have no stem in time, and views none for stills: their mixture has no images.
 WITHOUT_IMAGES = ("frame_mean", "frame_attention", "tubevit")
 
@@ -98,9 +107,24 @@ def ablation(kind: str) -> parts.Section:
         stage["optimizer"] = {**stage["optimizer"], "train_only": TRAINED[kind]}
     if kind == "masked":
         stage["dials"] = MASKED
+    if kind in AUXILIARY:
+        stage |= auxiliary(stage, kind)
     if kind in WITHOUT_IMAGES:
         stage["data"] = {**stage["data"], "sources": stage["data"]["sources"][:-1]}
     return stage
+
+
+def auxiliary(stage: parts.Section, kind: str) -> parts.Section:
+    """What an auxiliary loss changes: a fusion encoder, and for captions a text tower that reads from left to right."""
+    name, settings = AUXILIARY[kind]
+    built = {**stage["model"], "name": "fusion", **settings}
+    if kind == "captioning":
+        text = built["text"]
+        built["text"] = {**text, "transformer": {**text["transformer"], "causal": True}, "pool": "eos"}
+    new = ("^fusion_encoder/", "^match_head/", "^word_head/")
+    both = ({**stage["objective"], "weight": 1.0}, {"name": name, "weight": 1.0})
+    combined = {"name": "combined", "parts": both}
+    return {"model": built, "init_allow": new, "objective": combined, "dials": {"mask": 0.25}}
 
 
 def get_config(words: str = "") -> ml_collections.ConfigDict:
@@ -122,4 +146,7 @@ def tiny_ablation(stage: parts.Section, kind: str) -> parts.Section:
         views = ({"size": (2, 16, 16), "stride": (4, 16, 16)}, {"size": (8, 8, 8), "stride": (8, 16, 16)})
         video = {**stage["model"]["video"], "views": views}
         stage = {**stage, "model": {**stage["model"], "video": video}}
-    return {**tiny_short_stage(stage), "data": data}
+    small = {**tiny_short_stage(stage), "data": data}
+    if kind == "mlm":  # an id that no word of the corpus has
+        small["model"] = {**small["model"], "words": {"rate": 0.15, "mask_id": 95}}
+    return small

@@ -202,6 +202,27 @@ def test_a_model_cut_out_at_widths_is_the_one_at_that_dial() -> None:
     close(one, two)
 
 
+def test_a_next_word_is_guessed_from_the_clip_and_the_words_before_it() -> None:
+    causal = {"text": {**BASE["text"], "transformer": {**BASE["text"]["transformer"], "causal": True}, "pool": "eos"}}
+    model = Model(**BASE | causal, fusion={"layers": 1, "causal": True}, captions=True)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), VIDEO, TEXT)
+
+    @jax.jit
+    def logits(video: Any, text: Any) -> jax.Array:
+        output: Any = model.apply(variables, video, text, train=True, rngs=RNGS)
+        return output.caption_BLV
+
+    changed = TEXT.copy()
+    changed[:, 3:] = 7
+    before, after, other_clip = logits(VIDEO, TEXT), logits(VIDEO, changed), logits(VIDEO[::-1], TEXT)
+    assert before.shape == (*TEXT.shape, 20)
+    np.testing.assert_allclose(after[:, :3], before[:, :3], atol=1e-6)
+    assert (jnp.abs(after[:, 3:] - before[:, 3:]).max(axis=(1, 2)) > 1e-3).all()
+    assert (jnp.abs(other_clip - before).max(axis=(1, 2))[:3] > 1e-4).all()
+    with pytest.raises(ValueError, match="set causal=True in model.text.transformer and in model.fusion"):
+        jax.eval_shape(functools.partial(make(captions=True).init, train=False), jax.random.key(0), VIDEO, TEXT)
+
+
 def test_tokens_that_a_text_keeps_are_told() -> None:
     model, tokens_BND = make(), jnp.asarray(RNG.normal(size=(BATCH, 9, 16)), jnp.float32)
 

@@ -57,13 +57,15 @@ class Output(dual_encoder.Output):
 
     match_M2: logits of pairs (class 1: they belong together), first of the B true ones. In training, those of each clip
     with a wrong text and of each text with a wrong clip follow. word_BLV: logits of the words, in training where the
-    model masks some; word_target_BL: which are asked for, -1 where none is.
+    model masks some; word_target_BL: which are asked for, -1 where none is. caption_BLV: logits of each next word, where
+    the model captions.
     """
 
     match_M2: jax.Array
     match_target_M: jax.Array
     word_BLV: jax.Array | None = None
     word_target_BL: jax.Array | None = None
+    caption_BLV: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -114,18 +116,25 @@ class Model(dual_encoder.Model):
     """Dual encoder with a fusion encoder.
 
     Beside the attributes of the dual encoder: fusion, how many `layers`, and what else `fusion_spec` takes; matching
-    and words, the keys of Matching and Words.
+    and words, the keys of Matching and Words. captions: guess each next word from the clip and the words before it, for
+    which text tower and fusion encoder must be causal (LongViViT's auxiliary loss).
     """
 
     fusion: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"layers": 3})
     matching: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     words: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    captions: bool = False
 
     def setup(self) -> None:
         super().setup()
         self.how_to_match = call(Matching, self.matching, what="model.matching")
         self.how_to_mask = call(Words, self.words, what="model.words")
         spec = call(fusion_spec, self.fusion, what="model.fusion", text=self.text_encoder.spec)
+        if self.captions and not (spec.causal and self.text_encoder.spec.causal):
+            raise ValueError(
+                "model.captions guesses the next word, which a text token that sees all others has seen; set "
+                "causal=True in model.text.transformer and in model.fusion"
+            )
         self.fusion_encoder = Fusion(spec, self.video_encoder.spec.width)
         self.match_head = Linear((spec.width,), (2,), ("embed", "joint"), jnp.float32)
         self.word_head = WordHead(spec)
@@ -167,12 +176,17 @@ class Model(dual_encoder.Model):
         if self.how_to_mask.rate and masked_BLD is not None:
             x_BLD = self._fuse(encoded, masked_BLD, (own_B, own_B), masked_BLD.shape[1], dials)
             word_BLV = self.word_head(x_BLD, self._word_table())
+        caption_BLV = None
+        if self.captions:
+            x_BLD = self._fuse(encoded, encoded.words_BLD, (own_B, own_B), encoded.text_BL.shape[1], dials)
+            caption_BLV = self.word_head(x_BLD, self._word_table())
         return Output(
             **vars(joint),
             match_M2=self.match_head(first_MD),
             match_target_M=(jnp.arange(video_M.shape[0]) < own_B.shape[0]).astype(jnp.int32),
             word_BLV=word_BLV,
             word_target_BL=encoded.target_BL,
+            caption_BLV=caption_BLV,
         )
 
     def video_tokens(self, video_BTHWC: jax.Array, *, train: bool = False, dials: Dials = OFF) -> jax.Array:

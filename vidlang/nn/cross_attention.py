@@ -40,11 +40,12 @@ def fusion_spec(
     remat: str | None = None,
     scan: bool | None = None,
     attention: str | None = None,
+    causal: bool = False,
 ) -> TransformerSpec:
-    """Layers like those of a text encoder but for what is named here; in them, every text token sees all others."""
+    """Layers like those of a text encoder but for what is named here; text tokens see all others unless `causal`."""
     own: dict[str, Any] = {"heads": heads, "mlp": mlp, "remat": remat, "scan": scan, "attention": attention}
     own = {name: value for name, value in own.items() if value is not None}
-    return dataclasses.replace(text, layers=layers, causal=False, frozen_layers=0, drop_path=0.0, **own)
+    return dataclasses.replace(text, layers=layers, causal=causal, frozen_layers=0, drop_path=0.0, **own)
 
 
 @flax.struct.dataclass
