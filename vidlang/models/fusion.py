@@ -57,8 +57,8 @@ class Output(dual_encoder.Output):
 
     match_M2: logits of pairs (class 1: they belong together), first of the B true ones. In training, those of each clip
     with a wrong text and of each text with a wrong clip follow. word_BLV: logits of the words, in training where the
-    model masks some; word_target_BL: which are asked for, -1 where none is. caption_BLV: logits of each next word, where
-    the model captions.
+    model masks some; word_target_BL: which are asked for, -1 where none is. caption_BLV: logits of each next word,
+    where the model captions.
     """
 
     match_M2: jax.Array
