@@ -96,5 +96,5 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
         )
         for preset in PRESETS
     ]
-    small = parts.tiny(full, data=parts.corpus("classes"), evals=evals, frames=8, steps=80)
+    small = parts.tiny(full, data=parts.corpus("classes"), evals=evals, frames=8, steps=200)
     return parts.recipe("adavid_diving48", [tiny_stage(adaptive_stage("dec"), "dec"), small])

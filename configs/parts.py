@@ -130,6 +130,7 @@ def tiny(
         "dials": tiny_dials(stage.get("dials", {}), layers),
         "data": data,
         "clip": clip,
+        "augment": without(stage.get("augment", {}), "flip"),  # mirrored, what slides left slides right
         "tokenizer": f"{TINY_ROOT}/tokenizer.json" if stage["tokenizer"] else "",
         "optimizer": optimizer,
         "checkpoint": {"every": "50 percent", "keep": 2},

@@ -131,6 +131,6 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
         data = parts.corpus("classes")
         stages = [
             parts.tiny({**before, "clip": {**before["clip"], **times}}, data=data, frames=8, steps=60),
-            parts.tiny({**after, "clip": {**after["clip"], **times}}, data=data, evals=evals, frames=8),
+            parts.tiny({**after, "clip": {**after["clip"], **times}}, data=data, evals=evals, frames=8, steps=200),
         ]
     return parts.recipe("videomae_k400", stages)
