@@ -8,13 +8,14 @@ import pyarrow.compute as pc
 
 from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.clips import ClipTable
+from vidlang.data.features.rows import RowFeatures
 from vidlang.data.fields import Field, read_fields
 from vidlang.data.plan import ClipSpec
 from vidlang.data.tokenizer import Tokenizer
 
 
-def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> ChunkStore:
-    """Opens the table's store after everything that a config can get wrong was looked at."""
+def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> ChunkStore | RowFeatures:
+    """Opens the table's store, or its features, after everything that a config can get wrong was looked at."""
     if tokenizer is None and spec.text_length:
         raise ValueError(
             f"clip.text_length is {spec.text_length} and there is no tokenizer; name one, or leave text_length out."
@@ -30,6 +31,8 @@ def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -
         )
     for field in read_fields(table, spec.fields):
         _check_field(table, field)
+    if (features := spec.feature_spec) is not None:
+        return RowFeatures(table, features)
     if table.store is None:
         raise ValueError("The clip table names no chunk store; build it with ClipTable.from_columns(..., store=path).")
     store = open_store(table.store)
@@ -37,7 +40,7 @@ def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -
     return store
 
 
-def check_training(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> ChunkStore:
+def check_training(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> ChunkStore | RowFeatures:
     """As check_setup, and where texts are learned from, every clip needs one."""
     store = check_setup(table, tokenizer, spec)
     if tokenizer is None:

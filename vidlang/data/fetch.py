@@ -16,6 +16,7 @@ import numpy as np
 
 from vidlang.data.broken import describe
 from vidlang.data.failures import BrokenVideo, StoreAway
+from vidlang.data.features.rows import RowFeatures
 from vidlang.data.fields import read_fields
 from vidlang.data.plan import EvalPlanner, Plan, Planner, TrainPlanner
 from vidlang.data.tokenizer import Tokenizer
@@ -49,7 +50,7 @@ class Fetch:
         """The arrays of a batch of so many rows."""
         spec = self._spec
         fields: Layout = {
-            spec.video_field: ((rows, *spec.video_shape), np.dtype(np.uint8)),
+            spec.video_field: ((rows, *spec.video_shape), spec.video_dtype),
             "index_B": ((rows,), np.dtype(np.int64)),
             "broken_B": ((rows,), np.dtype(np.int64)),
             "broken_kind_B": ((rows,), np.dtype(np.int8)),
@@ -59,7 +60,7 @@ class Fetch:
         return fields | {field.name: ((rows, *field.shape), field.dtype) for field in self._fields}
 
     def _decode(self, plan: Plan, video: np.ndarray, watch: Watch) -> None:
-        """Writes the frames of a plan, or raises BrokenVideo; waits for a store that is away."""
+        """Writes the frames or features of a plan, or raises BrokenVideo; waits for a store that is away."""
         if (kind := watch(plan.attempt)) is not None:
             raise BrokenVideo(f"video {plan.video!r} ended or stopped the worker that decoded it", kind)
         quick, slow = iter(QUICK_WAITS), self._patience.waits()
@@ -80,6 +81,9 @@ class Fetch:
                 return
 
     def _decode_once(self, plan: Plan, video: np.ndarray) -> None:
+        if isinstance(self._store, RowFeatures):
+            self._store.read(plan.row, plan.variant, video)
+            return
         size, deadline = (self._spec.size, self._spec.size), time.monotonic() + self._patience.decode_timeout
         self._store.decode(
             plan.video, plan.times_T, plan.crop, size, pixels=self._spec.pixels, out=video, deadline=deadline
@@ -164,9 +168,9 @@ class EvalFetch(Fetch):
             batch["view_B"][place] = plan.view
 
     def _blacken(self, video: np.ndarray) -> None:
-        if self._spec.pixels == "rgb":
-            video[:] = 0
-        else:
+        if self._spec.pixels == "yuv420":
             # Black is 16, and no colour 128, in limited range.
             video[:, : self._spec.size] = 16
             video[:, self._spec.size :] = 128
+        else:
+            video[:] = 0

@@ -59,10 +59,10 @@ def train_stream(
 ) -> Batches:
     """The endless stream of this process's share of the batches of `batch_size`, from `start_step` on.
 
-    A batch holds video_BTHWC uint8 (or yuv_BTXW), text_BL int32, index_B (row of the table), broken_B (row that could
-    not be decoded and was replaced, else -1), broken_kind_B (why, by its place in failures.KINDS, else -1) and the
-    columns of `spec.fields`; without a tokenizer there is no text. With workers=-1 their number is chosen. Close it, or
-    use it as a context manager.
+    A batch holds video_BTHWC uint8 (or yuv_BTXW, or features_BSD float32), text_BL int32, index_B (row of the table),
+    broken_B (row that could not be decoded and was replaced, else -1), broken_kind_B (why, by its place in
+    failures.KINDS, else -1) and the columns of `spec.fields`; without a tokenizer there is no text. With workers=-1
+    their number is chosen. Close it, or use it as a context manager.
     """
     share = Share(batch_size, process_index, process_count)
     options = StreamOptions(seed, start_step, workers, prefetch, patience)

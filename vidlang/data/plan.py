@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
 
-from vidlang.core.config import did_you_mean
+from vidlang.core.config import call, did_you_mean
 from vidlang.data.chunks import ChunkStore
 from vidlang.data.clips import ClipTable
 from vidlang.data.crops import CropBox, choose_crop
+from vidlang.data.features.rows import FeatureSpec, RowFeatures
 from vidlang.data.frames import choose_times
 from vidlang.data.groups import Groups
 
@@ -27,6 +28,10 @@ TEXTS = ("texts", "question")
 # What an error asks for, here and where a config is read.
 TIMES_SECTION = "a section such as {'name': 'segments'}"
 CROP_SECTION = "a section such as {'name': 'center'}"
+FRAMES = ("frames", "size", "times", "crop")
+# What says which frames, as it is where there are none; and what a plan has then.
+NO_FRAMES = {"frames": 0, "size": 0, "times": {}, "crop": {}, "pixels": "rgb", "views": 1, "crops": 1}
+NO_TIMES, NO_CROP = np.zeros(0), CropBox(0, 0, 2, 2)
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,14 @@ class ClipSpec:
     clips of the same `group` as the row before it. `fields` are columns to carry into the batch, see `fields.py`. With
     pixels="yuv420" frames stay in the planes they are stored in, half as many bytes, as yuv_BTXW in place of
     video_BTHWC. An evaluation sees each row as `views` choices of moments times `crops` choices of box, one after
-    another.
+    another. With `features`, the keys of `FeatureSpec`, nothing is decoded: in place of frames, and of all that says
+    which, a batch has features_BSD.
     """
 
-    frames: int
-    size: int
-    times: Annotated[Mapping[str, Any], TIMES_SECTION]
-    crop: Annotated[Mapping[str, Any], CROP_SECTION]
+    frames: int = 0
+    size: int = 0
+    times: Annotated[Mapping[str, Any], TIMES_SECTION] = field(default_factory=dict)
+    crop: Annotated[Mapping[str, Any], CROP_SECTION] = field(default_factory=dict)
     text_length: int = 0
     text: str = "texts"
     pairs: str = "none"
@@ -52,9 +58,13 @@ class ClipSpec:
     pixels: str = "rgb"
     views: int = 1
     crops: int = 1
+    features: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"frames": 1, "size": 1, "text_length": 0, "views": 1, "crops": 1}.items():
+        if self.features is not None:
+            self._check_features()
+        some = int(self.features is None)
+        for name, least in {"frames": some, "size": some, "text_length": 0, "views": 1, "crops": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"clip.{name} must be at least {least}, found {getattr(self, name)}.")
         for name, known in (("pairs", PAIRS), ("pixels", PIXELS), ("text", TEXTS)):
@@ -64,7 +74,7 @@ class ClipSpec:
                 )
         if self.pixels == "yuv420" and self.size % 4:
             raise ValueError(f"clip.pixels='yuv420' needs a clip.size that divides by 4, found {self.size}.")
-        for name, words in (("times", TIMES_SECTION), ("crop", CROP_SECTION)):
+        for name, words in (("times", TIMES_SECTION), ("crop", CROP_SECTION)) if self.features is None else ():
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"clip.{name} must be {words}; found {getattr(self, name)!r}")
             options = dict(getattr(self, name))
@@ -73,21 +83,55 @@ class ClipSpec:
             object.__setattr__(self, name, options)
         object.__setattr__(self, "fields", tuple(self.fields))
 
+    def _check_features(self) -> None:
+        if given := [name for name, usual in NO_FRAMES.items() if getattr(self, name) != usual]:
+            raise ValueError(
+                f"clip.features takes the place of frames, and clip.{given[0]} says which frames; leave out "
+                f"{', '.join(given)}, or features"
+            )
+        call(FeatureSpec, self.features or {}, what="clip.features")
+
+    @property
+    def feature_spec(self) -> FeatureSpec | None:
+        """The section `features`, read."""
+        if self.features is None:
+            return None
+        found: FeatureSpec = call(FeatureSpec, self.features, what="clip.features")
+        return found
+
+    @property
+    def feature_shape(self) -> tuple[int, int] | None:
+        """Shape of the features of one example."""
+        spec = self.feature_spec
+        return None if spec is None else (spec.segments, spec.width)
+
     @property
     def video_field(self) -> str:
-        """What the frames are called in a batch."""
+        """What the frames, or features, are called in a batch."""
+        if self.features is not None:
+            return "features_BSD"
         return "video_BTHWC" if self.pixels == "rgb" else "yuv_BTXW"
 
     @property
+    def video_dtype(self) -> np.dtype:
+        """Type of the frames or features."""
+        return np.dtype(np.uint8 if self.features is None else np.float32)
+
+    @property
     def video_shape(self) -> tuple[int, ...]:
-        """Shape of the frames of one example, uint8."""
+        """Shape of the frames or features of one example."""
+        if (shape := self.feature_shape) is not None:
+            return shape
         planes = (self.size, self.size, 3) if self.pixels == "rgb" else (self.size * 3 // 2, self.size)
         return self.frames, *planes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One item of the stream: `row` is -1 where the last batch of an evaluation is only padding."""
+    """One item of the stream: `row` is -1 where the last batch of an evaluation is only padding.
+
+    choice: which of the row's texts it has. variant: which of the variants of its features; it then has no moments.
+    """
 
     index: int
     attempt: int
@@ -97,18 +141,22 @@ class Plan:
     times_T: np.ndarray
     crop: CropBox
     view: int = 0
-    choice: int = 0  # which of the row's texts it is
+    choice: int = 0
+    variant: int = 0
 
 
 class Planner:
     """Makes plans from one table; what the train and the eval planner share."""
 
-    def __init__(self, table: ClipTable, store: ChunkStore, spec: ClipSpec) -> None:
+    def __init__(self, table: ClipTable, store: ChunkStore | RowFeatures, spec: ClipSpec) -> None:
         self.table, self.store, self.spec = table, store, spec
 
     def _plan(self, index: int, attempt: int, row: int, rng: np.random.Generator | None, view: int = 0) -> Plan:
         text, choice = self._text(row, rng)
         video, start, end = (self.table.cell(row, name) for name in ("video", "start", "end"))
+        if isinstance(self.store, RowFeatures):
+            variant = self.store.choose(rng)
+            return Plan(index, attempt, row, video, text, NO_TIMES, NO_CROP, view, choice, variant)
         info = self.store.info(video)
         # Annotations may run past the end of a video; a clip that starts there is left for the decoder to refuse.
         end = min(end, info.duration) if start < info.duration else end
@@ -170,7 +218,12 @@ class TrainPlanner(Planner):
     """Draws the plan of item `index`; `row` is what the shuffled stream has there (the anchor's, for a partner)."""
 
     def __init__(
-        self, table: ClipTable, store: ChunkStore, spec: ClipSpec, seed: int, groups: Groups | None = None
+        self,
+        table: ClipTable,
+        store: ChunkStore | RowFeatures,
+        spec: ClipSpec,
+        seed: int,
+        groups: Groups | None = None,
     ) -> None:
         super().__init__(table, store, spec)
         self.seed, self._groups = seed, groups

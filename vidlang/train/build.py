@@ -15,6 +15,7 @@ import jax
 from vidlang.core.config import call, check_keys, load_module
 from vidlang.data.clips import ClipTable
 from vidlang.data.pipeline import ClipSpec, EvalData
+from vidlang.data.plan import FRAMES
 from vidlang.data.tokenizer import Tokenizer
 from vidlang.ops.augment import Augmentation, Blur, Mix
 from vidlang.ops.colours import Jitter
@@ -88,6 +89,9 @@ def table(data: Mapping[str, Any], what: str) -> ClipTable:
 
 def clip_spec(clip: Mapping[str, Any], what: str = "clip") -> ClipSpec:
     """What a clip looks like, from a `clip` section."""
+    missing = [name for name in FRAMES if name not in clip]
+    if missing and clip.get("features") is None:
+        raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}, which say which frames, or else 'features'")
     for name in ("times", "crop"):
         if not isinstance(section := clip.get(name, {}), Mapping):
             raise ValueError(f"{what}: {name} must be a section of keys, as in dict(...); found {section!r}")

@@ -123,7 +123,7 @@ def _draw(spec: ClipSpec, rng: np.random.Generator | None) -> None:
     """Chooses the frames of a clip that does not exist, as its rules would; evaluations draw nothing."""
     if 0 < spec.text_length < 3:
         raise ValueError(f"clip.text_length is {spec.text_length}; a begin, a word and an end need at least 3")
-    for name, rule in {"times": spec.times, "crop": spec.crop}.items():
+    for name, rule in {"times": spec.times, "crop": spec.crop}.items() if spec.features is None else ():
         with _named(f"clip.{name}"):
             try:
                 if name == "times":
@@ -152,7 +152,7 @@ def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: in
         _in_shapes(step, state, fields)
     for evaluation in stage.evals:
         other, dials = build.eval_spec(stage, evaluation), build.eval_dials(stage, evaluation)
-        same = all(getattr(other, name) == getattr(specs[0], name) for name in ("frames", "size", "text_length"))
+        same = all(getattr(other, name) == getattr(specs[0], name) for name in ("video_shape", "text_length"))
         if not same or dials != OFF:
             with _named(evaluation.label):
                 _check_call(model, state.params, _eval_fields(stage.batch_size, other), dials)
@@ -161,7 +161,7 @@ def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: in
 
 def _eval_fields(size: int, spec: ClipSpec) -> Fields:
     """What of an evaluation's batch the model reads."""
-    clips = {spec.video_field: jax.ShapeDtypeStruct((size, *spec.video_shape), np.uint8)}
+    clips = {spec.video_field: jax.ShapeDtypeStruct((size, *spec.video_shape), spec.video_dtype)}
     texts = {"text_BL": jax.ShapeDtypeStruct((size, spec.text_length), np.int32)}
     return clips | (texts if spec.text_length else {})
 

@@ -213,6 +213,8 @@ def _result_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
     result = {key: value for key, value in stage.items() if key not in ("checkpoint", "evals")}
     if "data" in result:
         result["data"] = _without_places(result["data"])
+    if is_section(result.get("clip")):
+        result["clip"] = _without_places(result["clip"])  # that of features
     if "tokenizer" in result:
         options = {} if isinstance(result["tokenizer"], str) else result["tokenizer"]
         result["tokenizer"] = {key: value for key, value in options.items() if key != "path"}

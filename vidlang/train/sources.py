@@ -23,9 +23,11 @@ from vidlang.core.config import call, check_keys, load_module
 from vidlang.data import pipeline, tokenizer_files
 from vidlang.data.broken import BrokenClips
 from vidlang.data.clips import ClipTable
+from vidlang.data.features import rows as feature_rows
 from vidlang.data.fields import expected_field, read_fields
 from vidlang.data.mixture import MIXING, SHARED, Source
 from vidlang.data.pipeline import Batches, ClipSpec
+from vidlang.ops.augment import NOTHING
 from vidlang.train import build
 from vidlang.train.feed import Shape, shape_of
 from vidlang.train.recipe import Recipe, Stage
@@ -101,7 +103,10 @@ def check(stage: Stage) -> None:
         name, options = build.named(part.data, what)
         check_keys(load_module("datasets", name).load, options, what=what, extra=())
         where = "clip" if what == "data" else f"clip of {what.removeprefix('data of ')}"
-        length = build.clip_spec(part.clip, where).text_length
+        spec = build.clip_spec(part.clip, where)
+        if spec.features is not None and build.augmentation(stage) != NOTHING:
+            raise ValueError(f"augment changes frames, and {where}.features has none; leave one of them out")
+        length = spec.text_length
         if stage.tokenizer and not length:
             raise ValueError(f"the stage names a tokenizer, and {where}.text_length is missing; give texts a length")
         if length and not stage.tokenizer:
@@ -167,7 +172,7 @@ def batch_fields(stage: Stage, clips: Sequence[ClipTable] | None) -> dict[Shape,
     found: dict[Shape, Fields] = {}
     for number, spec in enumerate(specs(stage)):
         rows: dict[str, tuple[tuple[int, ...], Any]] = {
-            spec.video_field: (spec.video_shape, np.uint8),
+            spec.video_field: (spec.video_shape, spec.video_dtype),
             "index_B": ((), np.int64),
         }
         if spec.text_length:
@@ -200,7 +205,9 @@ def identity(stage: Stage, clips: Sequence[ClipTable]) -> dict[str, Any]:
     """What tells the stage's data from other data, wherever both may lie."""
     # As it was understood, from whatever files.
     words = tokenizer_files.read(build.tokenizer_options(stage)["path"]).to_str() if stage.tokenizer else ""
+    features = [feature_rows.identity(found) for spec in specs(stage) if (found := spec.feature_spec) is not None]
     return {
         "tokenizer": hashlib.sha256(words.encode()).hexdigest()[:16] if words else "",
         "sources": [pipeline.identity(table) for table in clips],
+        **({"features": features} if features else {}),
     }
