@@ -103,19 +103,23 @@ def stage(order: str) -> parts.Section:
     }
 
 
-def tiny_stage(full: parts.Section, order: str) -> parts.Section:
+def tiny_stage(full: parts.Section, order: str, **changes: Any) -> parts.Section:
     """Narrated events of the corpus, each beside one of the same scene."""
     evals = [
         parts.tiny_eval("multiple_choice", "multiple_choice", preset.replace("-", "_"), dials={"widths": preset})
         for preset in PRESETS[order]
     ]
-    changes: dict[str, Any] = {"steps": 300, "batch_size": 32}
-    return parts.tiny(full, data=parts.corpus("narrations"), evals=evals, **changes)
+    settings: dict[str, Any] = {"steps": 200, "batch_size": 32, "learning_rate": 3e-4, "evals": evals, **changes}
+    small = parts.tiny(full, data=parts.corpus("narrations"), **settings)
+    return {**small, "optimizer": {**small["optimizer"], "clip_norm": 1.0}}
 
 
 def get_config(words: str = "") -> ml_collections.ConfigDict:
-    """One stage. Variants: dec (default), inc, tiny."""
+    """One stage, two where it is tiny: there EgoVLP's training comes first. Variants: dec (default), inc, tiny."""
     chosen = parts.variant(words, ORDERS)
     order = parts.one_of(chosen, ORDERS)
     full = stage(order)
-    return parts.recipe("adavid_egovlp", [tiny_stage(full, order) if "tiny" in chosen else full])
+    if "tiny" not in chosen:
+        return parts.recipe("adavid_egovlp", [full])
+    before = tiny_stage({**full, "name": "egovlp", "dials": {}}, order, evals=())
+    return parts.recipe("adavid_egovlp", [before, tiny_stage(full, order)])

@@ -217,3 +217,14 @@ def test_a_run_of_two_stages_goes_on_from_the_repeated_table(recipe, dual_encode
     (table, report), trained = seen[0], np.asarray(restored[0]["video_encoder"]["temporal"])
     assert trained.shape == (2, 16) and "video_encoder/temporal (2, 16) -> (4, 16), repeat" in report
     np.testing.assert_array_equal(table, np.tile(trained, (2, 1)))
+
+
+def test_only_the_layers_that_get_an_attention_over_time_are_factorized():
+    like = {"attention": jnp.ones((2, 3)), "attention_norm": {"scale": jnp.ones((2, 3))}}
+    both = {"video_encoder": {"stack": {"layers": like}}, "text_encoder": {"stack": {"layers": like}}}
+    target = {**both, "video_encoder": {"stack": {"layers": {**like, "time_gate": jnp.zeros(2)}}}}
+    anyone = SimpleNamespace(grid=None, model=SimpleNamespace(extend_positions="repeat", inflate="mean"))
+    found, changes = carry(both, target, anyone, anyone)
+    assert set(found["video_encoder"]["stack"]["layers"]) > set(like)
+    assert set(found["text_encoder"]["stack"]["layers"]) == set(like)
+    assert changes == ("video_encoder/stack/layers/time_* copied from attention",)

@@ -54,7 +54,7 @@ def carry(params: Any, target: Any, before: Tower | None, here: Tower | None) ->
     wanted = flatten_paths(target)
     gates = [name for name in wanted if name.rsplit("/", 1)[-1] == GATE and name not in flatten_paths(params)]
     if gates:
-        params = factorize_params(params)
+        params = _factorized(params, gates)
         known = flatten_paths(params)
         changes += [f"{gate.removesuffix(GATE)}time_* copied from attention" for gate in gates if gate in known]
     params, copied = _image_stems(params, wanted)
@@ -108,6 +108,15 @@ def carry_arrays(
 def describe(changes: Sequence[str]) -> str:
     """The changes for the log; nothing where there are none."""
     return f"\n{len(changes)} made to fit:\n  " + "\n  ".join(changes) if changes else ""
+
+
+def _factorized(params: Any, gates: Sequence[str], prefix: str = "") -> Any:
+    """The parameters with an attention over time in the layers that these gates are of, and in no others."""
+    if not isinstance(params, Mapping):
+        return params
+    if f"{prefix}{GATE}" in gates:
+        return factorize_params(params)
+    return {name: _factorized(value, gates, f"{prefix}{name}/") for name, value in params.items()}
 
 
 def _image_stems(params: Any, wanted: Mapping[str, Any], prefix: str = "") -> tuple[Any, list[str]]:
