@@ -223,7 +223,7 @@ def test_an_identity_knows_the_clips_and_the_models_and_no_place(store, tmp_path
     ("window", "stride", "seconds"),
     [
         ("4 frames", "4 frames", (0.5, 0.5)),
-        ("1 s", "0.25 seconds", (1.0, 0.25)),
+        ("0.1 s", "0.1 seconds", (0.1, 0.1)),
         ("16 frames", "1 frame", (2.0, 0.125)),
     ],
 )

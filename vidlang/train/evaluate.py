@@ -33,7 +33,7 @@ def restore_model(
 
     The parameters lie whole on every device of `mesh`.
     """
-    folder, step = _choose(path, step)
+    folder, step = choose_checkpoint(path, step)
     note = read_note(folder, step)
     stage = read_recipe(note["config"]).stages[note["stage"]]
     return build.model(stage), restore_params(folder, step, make_mesh(mesh)), stage
@@ -52,7 +52,7 @@ def evaluate(
     evaluations are those of the run's config.json, so one that was added after the training is run too.
     """
     recipe = read_recipe(read_config(workdir))
-    folder, step = _choose(workdir, step)
+    folder, step = choose_checkpoint(workdir, step)
     note = read_note(folder, step)
     stage = recipe.stages[note["stage"]]
     if not stage.evals:
@@ -73,13 +73,7 @@ def evaluate(
     return metrics
 
 
-def table(metrics: Mapping[str, float]) -> str:
-    """Metrics as lines for people."""
-    width = max(len(name) for name in metrics)
-    return "\n".join(f"{name:<{width}}  {format_number(value)}" for name, value in metrics.items())
-
-
-def _choose(path: str | Path, step: int | None) -> tuple[Path, int]:
+def choose_checkpoint(path: str | Path, step: int | None) -> tuple[Path, int]:
     """(stage folder, step) of the checkpoint asked for."""
     folder, newest = find_checkpoint(path)
     if step is None:
@@ -88,6 +82,12 @@ def _choose(path: str | Path, step: int | None) -> tuple[Path, int]:
     if step not in known:
         raise ValueError(f"{folder} has no checkpoint of step {step}; it has: {', '.join(map(str, known))}")
     return folder, step
+
+
+def table(metrics: Mapping[str, float]) -> str:
+    """Metrics as lines for people."""
+    width = max(len(name) for name in metrics)
+    return "\n".join(f"{name:<{width}}  {format_number(value)}" for name, value in metrics.items())
 
 
 def _keep(workdir: Path, label: str, metrics: Mapping[str, float]) -> None:

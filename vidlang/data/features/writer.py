@@ -35,7 +35,7 @@ class FeatureWriter:
         if (self.path / HEADER).is_file():
             _check_same(self.path / HEADER, read_json(self.path / HEADER, "a feature store"), settings, "another --out")
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not _is_barely_begun(self.path):
             raise ValueError(f"{self.path} is there and holds no features; give a new folder as --out")
         self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / INDEX, lambda file: _write_arrow(file, cuts.index), secrets.token_hex(4))
@@ -72,6 +72,11 @@ class FeatureWriter:
 
     def _place(self, variant: str, file: str) -> Path:
         return self.path / variant / f"{file}.npy"
+
+
+def _is_barely_begun(path: Path) -> bool:
+    """Whether a folder holds nothing, or what a process left that was killed before the header was there."""
+    return path.is_dir() and all(left.name == INDEX or left.name.endswith(".partial") for left in path.iterdir())
 
 
 def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], way_out: str) -> None:

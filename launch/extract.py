@@ -1,0 +1,125 @@
+"""Runs a trained model over the clips of a table and keeps what it makes of them: the features of docs/features.md.
+
+    python -m launch.extract --run=runs/adavid --out=features/summaries --width=d-768,d-384 \\
+        --data="{'name': 'egosummary', 'split': 'train', 'root': 'data/ego4d', 'store': 'data/ego4d/store'}"
+    python -m launch.extract --run=runs/svitt_ego --out=features/nlq --layout=windows --window="4 frames" \\
+        --stride="4 frames" --name_column=clip --dtype=float32 --data="{'name': 'ego4d_nlq', 'split': 'train', ...}"
+
+Each clip is cut into 16 segments of as many frames as the model was trained with, or each different clip into windows.
+What was made stays: a run that was killed goes on when the same command is given again, other widths are added to the
+same store, and --part=0/4 to --part=3/4 share the work among four processes or machines. Exit code 2 with a sentence
+where it cannot be done.
+"""
+
+import ast
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from launch import cli
+from vidlang.data.features import cuts
+from vidlang.data.features.writer import DTYPES
+from vidlang.train import build
+from vidlang.train.extract import Part, Report, extract, stage_of
+
+RUN = flags.DEFINE(cli.PATH, "run", None, "A run, a stage folder of it, or one checkpoint.", required=True)
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
+OUT = flags.DEFINE(cli.PATH, "out", None, "Folder of the store; made, or continued if there.", required=True)
+DATA = flags.DEFINE_string("data", None, "The clips, as a config's data section. Default: those it was trained on.")
+CLIP = flags.DEFINE_string("clip", "{}", "How clips are looked at: size, pixels, times, crop, as in a config.")
+DIALS = flags.DEFINE_string("dials", "{}", "Dials of all variants, as in a config.")
+WIDTHS = flags.DEFINE_list("width", [], "Presets of widths, as in d-768,d-384: a variant each, called like them.")
+VARIANT = flags.DEFINE_string("variant", None, "What the variant is called, where there is one; full if not given.")
+LAYOUT = flags.DEFINE_enum("layout", "segments", ["segments", "windows"], "How clips are cut.")
+SEGMENTS = flags.DEFINE_integer("segments", 16, "Segments of a clip.")
+FRAMES = flags.DEFINE_integer("frames", None, "Frames of a segment or window; as in training if not given.")
+WINDOW = flags.DEFINE_string("window", None, "Length of a window: '16 frames' of the video, or '0.5 seconds'.")
+STRIDE = flags.DEFINE_string("stride", None, "From one window to the next; a window if not given.")
+NAME = flags.DEFINE_string("name_column", "video", "The column that windows' files are called by.")
+DTYPE = flags.DEFINE_enum("dtype", "float16", list(DTYPES), "What features are kept as.")
+BATCH = flags.DEFINE_integer("batch_size", 8, "Clips at a time, each with all its segments.")
+SHARD = flags.DEFINE_integer("shard_rows", 4096, "Clips of a file: what is lost at most when a run is killed.")
+PART = flags.DEFINE_string("part", "0/1", "Which share of the work is done here: i/n, from 0/n to n-1/n.")
+WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode; -1: as many as the cores are good for.")
+LINE_SECONDS = 10.0  # between two lines of progress
+
+
+def main(argv: list[str]) -> None:
+    """Extracts, and says how far it is."""
+    del argv
+    stage = stage_of(RUN.value, STEP.value)
+    table = build.table(stage.data if DATA.value is None else _section("data", DATA.value), "data")
+    report = extract(
+        RUN.value,
+        _cut(table),
+        OUT.value,
+        variants=_variants(),
+        frames=stage.clip.get("frames", 1) if FRAMES.value is None else FRAMES.value,
+        clip=_section("clip", CLIP.value),
+        batch_size=BATCH.value,
+        dtype=DTYPE.value,
+        part=_part(),
+        workers=WORKERS.value,
+        step=STEP.value,
+        progress=_Progress(),
+    )
+    broken = f", {report.broken} of which could not be read and are NaN" if report.broken else ""
+    nothing = "all that this part has to make is there"
+    print(f"{OUT.value}: {report.done} clips encoded{broken}" if report.total else f"{OUT.value}: {nothing}")
+
+
+def _cut(table: Any) -> cuts.Cuts:
+    if LAYOUT.value == "segments":
+        if WINDOW.value or STRIDE.value:
+            raise ValueError("--window and --stride are for --layout=windows")
+        return cuts.segments(table, count=SEGMENTS.value, shard_rows=SHARD.value)
+    if not WINDOW.value:
+        raise ValueError("--layout=windows needs --window, as in --window='16 frames'")
+    return cuts.windows(table, window=WINDOW.value, stride=STRIDE.value or WINDOW.value, name_column=NAME.value)
+
+
+def _variants() -> dict[str, Mapping[str, Any]]:
+    """The dials of each variant, by its name."""
+    dials, widths = _section("dials", DIALS.value), WIDTHS.value
+    if VARIANT.value is not None and len(widths) > 1:
+        raise ValueError(f"--variant names one variant, and --width gives {len(widths)}; leave it out")
+    if not widths:
+        return {VARIANT.value or "full": dials}
+    return {VARIANT.value or width: {**dials, "widths": width} for width in widths}
+
+
+def _part() -> Part:
+    number, slash, count = PART.value.partition("/")
+    if not (slash and number.isdigit() and count.isdigit()):
+        raise ValueError(f"--part must be i/n, as in --part=0/4; found {PART.value!r}")
+    return Part(int(number), int(count))
+
+
+def _section(flag: str, text: str) -> Mapping[str, Any]:
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"--{flag} must be a section as Python writes it, --{flag}=\"{{'key': 1}}\"; found {text!r}")
+    return found
+
+
+class _Progress:
+    """A line every few seconds."""
+
+    def __init__(self) -> None:
+        self._start = self._shown = time.monotonic()
+
+    def __call__(self, report: Report) -> None:
+        now = time.monotonic()
+        if now - self._shown >= LINE_SECONDS:
+            self._shown = now
+            rate = report.done / (now - self._start)
+            print(f"{report.done} of {report.total} clips, {rate:.3g} a second", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
