@@ -1,11 +1,14 @@
 """Columns in a batch: numbers, lists that are filled up, and how well the text that was drawn fits."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from vidlang.data.clips import ClipTable
 from vidlang.data.fields import expected_field, read_fields
+from vidlang.data.pipeline import ClipSpec, train_stream
 
 COLUMNS = {
     "video": ["a", "b", "c"],
@@ -73,3 +76,37 @@ def test_an_empty_column_of_lists_has_one_place(table):
     )
     (field,) = read_fields(ClipTable(empty), ("verbs",))
     np.testing.assert_array_equal(field.value(ClipTable(empty), 0, 0), [-1])
+
+
+def test_a_batch_holds_the_relevancy_of_the_text_that_it_holds(tiny_table, tiny_tokenizer):
+    columns = {name: tiny_table.arrow(name).to_pylist() for name in ("video", "start", "end", "texts")}
+    rng = np.random.default_rng(0)
+    columns["text_weights"] = [rng.random(len(texts), np.float32).tolist() for texts in columns["texts"]]
+    columns["verbs"] = [list(range(row % 4)) for row in range(len(tiny_table))]
+    table = ClipTable.from_columns(columns, store=tiny_table.store)
+    look = {"frames": 1, "size": 8, "times": {"name": "segments"}, "crop": {"name": "center"}}
+    spec = ClipSpec(**look, text_length=6, fields=("relevancy", "verbs"))
+    drawn = set()
+    with train_stream(table, tiny_tokenizer, spec, seed=0, batch_size=8) as stream:
+        for batch in itertools.islice(stream, 6):
+            assert batch["relevancy_B"].dtype == np.float32 and batch["verbs_BK"].dtype == np.int32
+            for place, row in enumerate(batch["index_B"].tolist()):
+                texts = tiny_tokenizer.encode(table.cell(row, "texts"))
+                (choice,) = np.flatnonzero((texts == batch["text_BL"][place]).all(axis=1))
+                assert batch["relevancy_B"][place] == np.float32(table.cell(row, "text_weights")[choice])
+                assert batch["verbs_BK"][place].tolist() == [k if k < row % 4 else -1 for k in range(3)]
+                drawn.add(int(choice))
+    assert drawn == {0, 1}
+
+
+def test_clips_without_texts_go_without_a_tokenizer(tiny_table):
+    columns = {name: tiny_table.arrow(name).to_pylist() for name in ("video", "start", "end", "label")}
+    table = ClipTable.from_columns({**columns, "texts": [[]] * len(tiny_table)}, store=tiny_table.store)
+    look = {"frames": 1, "size": 8, "times": {"name": "segments"}, "crop": {"name": "center"}}
+    with train_stream(table, None, ClipSpec(**look, fields=("label",)), seed=0, batch_size=8) as stream:
+        batch = next(stream)
+    assert "text_BL" not in batch and batch["label_B"].tolist() == [
+        table.cell(int(r), "label") for r in batch["index_B"]
+    ]
+    with pytest.raises(ValueError, match="clip.text_length is 6 and there is no tokenizer"):
+        train_stream(table, None, ClipSpec(**look, text_length=6), seed=0, batch_size=8)

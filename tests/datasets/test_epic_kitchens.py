@@ -118,12 +118,14 @@ def test_relevancy_follows_its_definition(root):
 def test_training_texts_are_the_sentences_that_fit(root, store, monkeypatch, at_once):
     monkeypatch.setattr(epic_kitchens, "ROWS", at_once)
     table = epic_kitchens.load("mir_train", root=str(root), store=store, above=0.25)
-    fits = epic_kitchens.relevancy(root, "mir_train") > 0.25
+    fit = epic_kitchens.relevancy(root, "mir_train")
+    fits = fit > 0.25
     texts = epic_kitchens.sentences(root, "mir_train").texts
     plain = epic_kitchens.load("mir_train", root=str(root), store=store)
     for i, told in enumerate(table.column("texts")):
         # The door is in no sentence: its clip keeps its own.
-        assert told == ([text for text, fit in zip(texts, fits[i], strict=True) if fit] or plain.cell(i, "texts"))
+        assert told == ([texts[s] for s in np.flatnonzero(fits[i])] or plain.cell(i, "texts"))
+        assert table.cell(i, "text_weights") == (fit[i][fits[i]].tolist() or [1.0])  # quarters: exact in float32
     assert table.cell(1, "texts") == ["open door, slowly"] and table.column("id") == plain.column("id")
     # Another bound is another table: all sentences fit now.
     assert epic_kitchens.load("mir_train", root=str(root), store=store, above=-1).cell(1, "texts") == list(texts)
