@@ -8,6 +8,7 @@ named in `KNOWN` must have the type given there; other columns are carried along
 |---|---|
 | video, start, end | name of the video in the store, and the clip's seconds in it |
 | texts | one or several sentences, each of which describes the clip |
+| text_weights | how well each of the sentences fits |
 | verbs, nouns | class ids that occur in the sentences |
 | group | clips with the same value are hard negatives of each other |
 | question, choices, answer | a multiple-choice question; answer is the index of the right choice |
