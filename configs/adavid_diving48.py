@@ -36,7 +36,11 @@ def measured(preset: str, frames: int) -> parts.Section:
         "prefix": f"{preset.replace('-', '_')}_{frames}",
         "every": "25 percent",
         "data": {"name": "diving48", "split": "test", **DIVING48},
-        "clip": {"frames": frames, "times": {"name": "middle"}, "crop": {"name": "short_side", "short": 256 / 224}},
+        "clip": {
+            "frames": frames,
+            "times": {"name": "middle"},
+            "crop": {"name": "short_side", "side": 256, "crop": 224},
+        },
         "dials": {"widths": preset},
         "options": {"heads": {"label": CLASSES}},
         "batch_size": 32,

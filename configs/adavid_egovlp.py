@@ -33,7 +33,7 @@ PRESETS = {
     "dec": ("d-768", "d-576", "d-384", "d-192", "d-dec", "d-dec-high", "d-dec-low"),
     "inc": ("d-768", "d-576", "d-384", "d-192", "d-inc", "d-inc-high", "d-inc-low"),
 }
-MIDDLE = {"times": {"name": "middle"}, "crop": {"name": "short_side", "short": 256 / 224}}
+MIDDLE = {"times": {"name": "middle"}, "crop": {"name": "short_side", "side": 256, "crop": 224}}
 
 
 def model() -> parts.Section:

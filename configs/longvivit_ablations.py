@@ -15,7 +15,9 @@ Stages: image, then short (configs/shortvivit.py) with one change, all ViT-B wit
     adapters         MLP adapters of 384 behind each feed-forward, the rest frozen but tubelets and projections
     lora             updates of rank 64 in every linear map, the rest frozen but tubelets and projections
     last_layers      the last four layers, the rest frozen
-    coarse_time      tubelets of 4 x 16 x 16; coarse_space of 2 x 32 x 32; coarse_both of 4 x 32 x 32
+    coarse_time      tubelets of 4 x 16 x 16
+    coarse_space     tubelets of 2 x 32 x 32
+    coarse_both      tubelets of 4 x 32 x 32
     tubevit          four kernels, with fixed positions, in one sequence
     mlm              an auxiliary loss of equal weight: 15 % of the words guessed by three layers that read the clip
     captioning       the same, but each next word is guessed from those before it; 25 % of the tubelets masked in both
@@ -83,7 +85,8 @@ TRAINED = {
 }
 # Parameters that the image encoder has not, or has in another shape that nothing can be made of.
 NEW = {
-    "frame_attention": ("/frame_pool/",),
+    "frame_mean": ("/temporal$",),
+    "frame_attention": ("/frame_pool/", "/temporal$"),
     "adapters": ("/adapter/",),
     "lora": ("/lora_",),
     "coarse_space": ("patch/", "/spatial$"),

@@ -153,7 +153,10 @@ def _resized(tables: Any, to: Any, grid: Size3, new_grid: Size3) -> Any:
 
 
 def _inflated(kernel: Any, to: Any, how: str) -> Any:
-    """A kernel of one frame, [h, w, C, D] or [1, h, w, C, D], for tubelets of several; any other as it is."""
+    """A kernel of one frame, [h, w, C, D] or [1, h, w, C, D], for tubelets or for frames; any other as it is."""
+    if len(to.shape) == 4 and tuple(kernel.shape) == (1, *to.shape):
+        is_shape = isinstance(kernel, jax.ShapeDtypeStruct)
+        return jax.ShapeDtypeStruct(to.shape, kernel.dtype) if is_shape else kernel.reshape(to.shape)
     if len(to.shape) != 5 or tuple(kernel.shape[-4:]) != tuple(to.shape[1:]) or math.prod(kernel.shape[:-4]) != 1:
         return kernel
 
