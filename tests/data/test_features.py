@@ -141,8 +141,11 @@ def test_nothing_of_the_videos_is_needed(store, tiny_table, tiny_tokenizer):
 
 
 def test_a_file_is_complete_or_absent(tmp_path, tiny_table, monkeypatch):
-    cuts, writer = write(tmp_path / "store", tiny_table, names=("wide",))
+    _, writer = write(tmp_path / "store", tiny_table, names=("wide",))
     writer.begin("late", NOTE)
+    assert not (tmp_path / "store/late").exists(), "a variant begins with its first vectors"
+    vectors = np.ones((64, WIDTH))
+    writer.write("late", "00001", vectors, "float32")
 
     def power_cut(*_):
         raise KeyboardInterrupt
@@ -150,13 +153,12 @@ def test_a_file_is_complete_or_absent(tmp_path, tiny_table, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", power_cut)
         with pytest.raises(KeyboardInterrupt):
-            writer.write("late", "00002", np.ones((64, WIDTH)), "float32")
-    assert not writer.has("late", "00002") and FeatureStore(tmp_path / "store").missing("late") == [
-        piece.file for piece in cuts.pieces
-    ]
-    writer.write("late", "00002", np.ones((64, WIDTH)), "float32")
-    assert sorted(path.name for path in (tmp_path / "store/late").iterdir()) == ["00002.npy", "variant.json"]
-    with pytest.raises(ValueError, match=r"late lacks 3 files, the first is 00000.npy; the command that began"):
+            writer.write("late", "00002", vectors, "float32")
+    assert not writer.has("late", "00002")
+    assert FeatureStore(tmp_path / "store").missing("late") == ["00000", "00002", "00003"]
+    writer.write("late", "00002", vectors, "float32")
+    assert {path.name for path in (tmp_path / "store/late").iterdir()} == {"00001.npy", "00002.npy", "variant.json"}
+    with pytest.raises(ValueError, match=r"late lacks 2 files, the first is 00000.npy; the command that began"):
         RowFeatures(tiny_table, FeatureSpec(**section(tmp_path / "store", "late")))
 
 

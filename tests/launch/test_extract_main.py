@@ -60,6 +60,8 @@ def test_extracting_from_the_command_line(launch, trained, tmp_path):
         (("--clip={'size'}",), "--clip must be a section as Python writes it"),
         (("--dials={'mask': 2}",), "the dial mask is 2"),
         (("--data={'name': 'synthetik'}",), "synthetik"),
+        (("--clip={'times': {'name': 'segments'}}",), "choose 'middle' for evaluation"),
+        (("--variant=a/b",), "a variant's name is a folder's name"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_store(launch, trained, tmp_path, arguments, words):

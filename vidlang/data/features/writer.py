@@ -24,33 +24,31 @@ DTYPES = ("float16", "float32")
 
 
 class FeatureWriter:
-    """A store that is made, or gone on with, in `path`; one that holds anything else is refused."""
+    """A store that is made, or gone on with, in `path`; one that holds anything else is refused.
+
+    Nothing is written before the first vectors are: what cannot be encoded leaves no trace.
+    """
 
     def __init__(self, path: str | os.PathLike[str], cuts: Cuts, *, frames: int) -> None:
         """frames: of each segment or window."""
         if "://" in str(path):
             raise ValueError(f"{path} is an address, and features are mapped into memory: give a folder")
         self.path = Path(os.path.abspath(path))
-        settings = {"version": VERSION, **cuts.settings, "frames": frames}
-        if (self.path / HEADER).is_file():
-            _check_same(self.path / HEADER, read_json(self.path / HEADER, "a feature store"), settings, "another --out")
-            return
-        if self.path.exists() and not _is_barely_begun(self.path):
+        self._settings, self._index = {"version": VERSION, **cuts.settings, "frames": frames}, cuts.index
+        self._notes: dict[str, Mapping[str, Any]] = {}
+        if (header := self.path / HEADER).is_file():
+            _check_same(header, read_json(header, "a feature store"), self._settings, "another --out")
+        elif self.path.exists() and not _is_barely_begun(self.path):
             raise ValueError(f"{self.path} is there and holds no features; give a new folder as --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / INDEX, lambda file: _write_arrow(file, cuts.index), secrets.token_hex(4))
-        _write_json(self.path / HEADER, settings)  # last: a folder with it is a store
 
     def begin(self, variant: str, note: Mapping[str, Any]) -> None:
-        """Makes the folder of a variant, or checks that what lies there comes from the same model and settings."""
+        """Takes on a variant; what already lies there must come from the same model and settings."""
         if not re.fullmatch(r"[\w-][\w.-]*", variant):
             raise ValueError(f"a variant's name is a folder's name: letters, digits, -, _ and .; found {variant!r}")
         path = self.path / variant / NOTE
         if path.is_file():
             _check_same(path, read_json(path, "a variant"), note, "another name, --variant")
-            return
-        path.parent.mkdir(exist_ok=True)
-        _write_json(path, note)
+        self._notes[variant] = note
 
     def has(self, variant: str, file: str) -> bool:
         """Whether this file is there, which means complete."""
@@ -67,8 +65,19 @@ class FeatureWriter:
                 f"features of {variant!r} are too large for {dtype}, up to {np.nanmax(np.abs(features_VD)):.3g}; "
                 "extract them as float32"
             )
+        self._make(variant)
         # The same name each time: a file that a killed process left half written is written over.
         _write(self._place(variant, file), lambda handle: np.save(handle, kept_VD, allow_pickle=False), "half")
+
+    def _make(self, variant: str) -> None:
+        """Header and note, where they are not there yet; each is the last that makes its folder what it is."""
+        if not (self.path / HEADER).is_file():
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self.path / INDEX, lambda file: _write_arrow(file, self._index), secrets.token_hex(4))
+            _write_json(self.path / HEADER, self._settings)
+        if not (note := self.path / variant / NOTE).is_file():
+            note.parent.mkdir(exist_ok=True)
+            _write_json(note, self._notes[variant])
 
     def _place(self, variant: str, file: str) -> Path:
         return self.path / variant / f"{file}.npy"
