@@ -17,7 +17,7 @@ CLIP = flags.DEFINE_integer("clip", 0, "Which clip of the first evaluation.")
 def main(argv: list[str]) -> None:
     """Draws, and says what was written."""
     del argv
-    pruned = None if WORKDIR.value is None else dial_figures.pruned_clip(WORKDIR.value, CLIP.value)
+    pruned = None if WORKDIR.value is None else dial_figures.pruned_clip(WORKDIR.value, CLIP.value).picture
     for path in dial_figures.write(OUTPUT.value, pruned):
         print(path)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidlang.core.config import call
 from vidlang.cost.trace import matmul_flops
-from vidlang.models.video import Model
+from vidlang.evals._embed import VIDEO_FIELDS
+from vidlang.models.video import Model, grid_of
 from vidlang.ops.dials import Dials, streams
 from vidlang.ops.edges import Edges, draw, local_blocks
+from vidlang.ops.tubelets import Size3
 from vidlang.ops.widths import SHARES, WidthSampler, schedule
 from vidlang.serve.png import encode_png
 from vidlang.train import build
 from vidlang.train.evaluate import restore_model
 from vidlang.train.recipe import Runtime
+from vidlang.train.step import with_video
 
 INK, PALE, LOCAL, RANDOM, GLOBAL = "#333333", "#eeeeee", "#1f5fa8", "#e08a1e", "#7a4fa3"
 VIT_B = {"layers": 12, "width": 768, "heads": 12, "mlp": 3072}
@@ -142,41 +149,101 @@ def _shares(frames: int) -> dict[str, float]:
     return {name: count / found["all off"] for name, count in found.items()}
 
 
-def pruned_clip(workdir: str | Path, clip: int) -> np.ndarray:
-    """The picture of pruned tokens for one clip of a run's first evaluation."""
-    model, params, stage = restore_model(workdir)
-    keep = build.dials(stage).keep
-    if not keep or not stage.evals:
-        raise ValueError(f"stage {stage.name!r} of {workdir} has no {'evals' if keep else 'dial keep'} to draw from")
-    data = build.eval_data(stage, stage.evals[0], Runtime(workers=0, eval_workers=0))
+@dataclass(frozen=True)
+class Pruned:
+    """A clip and what pruning leaves of it. strips: what each row of the picture shows, from the top."""
+
+    picture: np.ndarray
+    strips: tuple[str, ...]
+
+
+def pruned_clip(path: str | Path, clip: int) -> Pruned:
+    """One clip of a stage's first evaluation, pruned as there; `path` is a run (its last stage) or a stage's folder."""
+    model, params, stage = restore_model(path)
+    if not stage.evals:
+        raise ValueError(f"stage {stage.name!r} of {path} has no evals, and so no held-out clip to draw")
+    evaluation = stage.evals[0]
+    dials = build.eval_dials(stage, evaluation)
+    if not prunes(model, dials):
+        raise ValueError(f"stage {stage.name!r} of {path} has no dial keep below 1 to draw: {dials}")
+    data = build.eval_data(stage, evaluation, Runtime(workers=0, eval_workers=0))
     for batch in data.batches():
         places = np.flatnonzero(batch["valid_B"] & (batch["index_B"] == clip))
         if len(places):
-            return pruned_tokens(model, params, batch["video_BTHWC"][places[0]], keep)
-    raise ValueError(f"there is no clip {clip} in the first evaluation of {workdir}; it has {len(data.table)}")
+            video = with_video({name: batch[name][places[:1]] for name in VIDEO_FIELDS if name in batch})
+            if "video_BTHWC" not in video:
+                raise ValueError(f"{evaluation.label} of {path} sees features of clips, which cannot be drawn")
+            shown_THWC = np.asarray(video["video_BTHWC"])[0]
+            if not reads_to_prune(model, dials):
+                return pruned_tokens(model, params, shown_THWC, dials)
+            texts = data.table.column("texts")[clip]
+            if not texts:
+                raise ValueError(f"clip {clip} of {evaluation.label} has no text that could prune it; take another")
+            return pruned_tokens(model, params, shown_THWC, dials, data.encode_texts(texts[:1])[0], texts[0])
+    raise ValueError(f"there is no clip {clip} in {evaluation.label} of {path}; it has {len(data.table)}")
 
 
-def pruned_tokens(model: Any, params: Any, video_THWC: np.ndarray, keep: Sequence[tuple[int, float]]) -> np.ndarray:
-    """A clip's frames, and below them the tokens that are left after each pruning; uint8 [H, W, 3].
+def prunes(model: Any, dials: Dials) -> bool:
+    """Whether any token is dropped for what attends to it."""
+    return bool(_below_one(dials.keep)) or reads_to_prune(model, dials)
 
-    `model` is a dual encoder whose video tower has a cls token.
+
+def reads_to_prune(model: Any, dials: Dials) -> bool:
+    """Whether a text decides which tokens go on, in a model that tells them."""
+    return bool(_below_one(dials.keep_text)) and hasattr(model, "kept")
+
+
+def _below_one(keep: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    return tuple(pair for pair in keep if pair[1] < 1.0)
+
+
+def pruned_tokens(
+    model: Any, params: Any, video_THWC: np.ndarray, dials: Dials, text_L: np.ndarray | None = None, words: str = ""
+) -> Pruned:
+    """A clip's frames, and below them the tokens that are left after each pruning under the dials.
+
+    `model` has a part `video_encoder` with a cls token. Where it has `kept` and the dial keep_text prunes, what the
+    text, as ids and as `words`, leaves comes last.
     """
-    tubelet = model.video["tubelet"]
-    frames, height, width, _ = video_THWC.shape
-    grid = frames // tubelet[0], height // tubelet[1], width // tubelet[2]
-    rows = [_strip(video_THWC)]
-    for stages in range(1, len(keep) + 1):
-        dials = Dials(keep=tuple(keep)[:stages])
+    encoder = call(Model, model.video, what="model.video", parent=None)
+    grid = grid_of(encoder, video_THWC.shape[:3])
+    if grid is None:
+        raise ValueError("views of a clip share no grid of tokens that could be drawn on its frames")
+    variables, rngs, video = {"params": params}, streams(jax.random.key(0)), video_THWC[None]
 
-        def encode(module: Any, video: jax.Array, dials: Dials = dials) -> Any:
-            return module.video_encoder(video, train=False, dials=dials).kept_BM
+    def left(keep: Sequence[tuple[int, float]]) -> np.ndarray:
+        def encode(module: Any, video: jax.Array) -> Any:
+            return module.video_encoder(video, train=False, dials=dataclasses.replace(dials, keep=keep)).kept_BM
 
-        kept_M = np.asarray(model.apply({"params": params}, video_THWC[None], method=encode))[0]
-        seen = np.zeros(grid[0] * grid[1] * grid[2], bool)
-        seen[kept_M] = True
-        seen_THW = seen.reshape(grid).repeat(tubelet[0], 0).repeat(tubelet[1], 1).repeat(tubelet[2], 2)
-        rows.append(_strip(np.where(seen_THW[..., None], video_THWC, (video_THWC // 5 + 200).astype(np.uint8))))
-    return np.concatenate(rows)
+        return np.asarray(model.apply(variables, video, method=encode, rngs=rngs))[0]
+
+    pictures, strips = [_strip(video_THWC)], ["the clip"]
+
+    def add(kept_M: np.ndarray, after: str) -> None:
+        pictures.append(_strip(_shown(video_THWC, kept_M, grid)))
+        strips.append(f"{after}: {len(kept_M)} of {math.prod(grid)} tokens")
+
+    pairs = _below_one(dials.keep)
+    for count, (layer, rate) in enumerate(pairs, start=1):
+        add(left(pairs[:count]), f"after layer {layer}, which keeps {rate:g}")
+    if text_L is not None and reads_to_prune(model, dials):
+        kept_M, pairs = left(pairs), _below_one(dials.keep_text)
+        tokens_BND = model.apply(variables, video, dials=dials, method="video_tokens", rngs=rngs)
+        for count, (layer, rate) in enumerate(pairs, start=1):
+            read = Dials(keep_text=pairs[:count])
+            by_text_M = np.asarray(model.apply(variables, tokens_BND, text_L[None], dials=read, method="kept"))[0]
+            add(kept_M[by_text_M], f"after “{words}” was read in fusion layer {layer}, which keeps {rate:g}")
+    return Pruned(np.concatenate(pictures), tuple(strips))
+
+
+def _shown(video_THWC: np.ndarray, kept_M: np.ndarray, grid: Size3) -> np.ndarray:
+    """The clip with all but these tokens pale."""
+    seen = np.zeros(math.prod(grid), bool)
+    seen[kept_M] = True
+    seen_THW = seen.reshape(grid)
+    for axis in range(3):
+        seen_THW = seen_THW.repeat(video_THWC.shape[axis] // grid[axis], axis)
+    return np.where(seen_THW[..., None], video_THWC, (video_THWC // 5 + 200).astype(np.uint8))
 
 
 def _strip(video_THWC: np.ndarray, gap: int = 4) -> np.ndarray:

@@ -90,12 +90,12 @@ def film_strip(frames_THWC: np.ndarray, *, frames: int = 3, height: int = 112, g
     if frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or frames_THWC.dtype != np.uint8 or not frames_THWC.size:
         raise ValueError(f"a thumbnail is uint8 [T, H, W, 3]; found {frames_THWC.dtype} {frames_THWC.shape}")
     chosen = np.unique(np.linspace(0, len(frames_THWC) - 1, frames).round().astype(int))
-    shrunk = [_shrink(frames_THWC[t], height) for t in chosen]
+    shrunk = [shrink(frames_THWC[t], height) for t in chosen]
     white = np.full((shrunk[0].shape[0], gap, 3), 255, np.uint8)
     return np.concatenate([part for frame in shrunk for part in (frame, white)][:-1], axis=1)
 
 
-def _shrink(frame_HWC: np.ndarray, height: int) -> np.ndarray:
+def shrink(frame_HWC: np.ndarray, height: int) -> np.ndarray:
     """Means of whole blocks of pixels; a remainder at the right and lower edge is cut."""
     block = max(1, round(frame_HWC.shape[0] / height))
     rows, columns = (max(1, size // block) for size in frame_HWC.shape[:2])

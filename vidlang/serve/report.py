@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -25,6 +26,16 @@ from vidlang.train.saved import stage_folders
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _NO_EVALUATION = '<p class="note">No evaluation was logged during training, so there is no curve of recalls.</p>'
 _FIRST_CHARTS = ("Loss", "Learning rate")
+# Which shares have a chart together, by how their names begin; chances and sizes have none.
+_SHARE_CHARTS = {
+    "t2v_": "Text to video",
+    "v2t_": "Video to text",
+    "cosine_t2v_": "Text to video by cosine alone",
+    "cosine_v2t_": "Video to text by cosine alone",
+    "accuracy": "Accuracy",
+    "map$|ndcg$": "Both ways",
+    ".*_(top|mean_class)": "Classes",
+}
 
 
 def write_report(
@@ -48,10 +59,7 @@ def write_report(
         raise ValueError(f"{path} must hold an object of names and numbers; found {type(metrics).__name__}")
     page = render(title or run_dir.resolve().name, metrics, history_of(run_dir), gallery)
     report = run_dir / "report.html"
-    # Renamed into place, so that a reader never sees half a page.
-    partial = run_dir / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(report)
+    write_page(report, page)
     return report
 
 
@@ -76,33 +84,52 @@ def render(
 ) -> str:
     """The page as text. The same inputs give the same bytes."""
     columns, facts = arrange(metrics)
-    chance = columns.get("chance", {})
     sections = [
         cards_html(columns),
-        curves_html(history, chance),
+        curves_html(history, columns.get("chance", {})),
         gallery_html(gallery),
         results_html(columns, facts),
     ]
+    lead = "What the run reached, how it got there, and what the model finds."
+    return page_html(title, lead, sections, footer="Recalls count a tie as a miss.")
+
+
+def page_html(title: str, lead: str, sections: Sequence[str], *, footer: str = "") -> str:
+    """A whole page around its sections; `title`, `lead` and `footer` are plain text."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="lead">What the run reached, how it got there, and what the model finds.'
-        "</p>\n" + "\n".join(sections) + "\n<footer>Recalls count a tie as a miss. Made by vidlang; this page is one "
-        "file and loads nothing.</footer>\n</main>\n</body>\n</html>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n' + "\n".join(sections) + f"\n<footer>"
+        f"{escape(f'{footer} '.lstrip())}Made by vidlang; this page is one file and loads nothing.</footer>\n"
+        "</main>\n</body>\n</html>\n"
     )
+
+
+def write_page(path: Path, page: str) -> None:
+    """Renamed into place, so that a reader never sees half a page."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
 
 
 def curves_html(history: Sequence[Mapping[str, float]], chance: Mapping[str, float]) -> str:
     """Loss, learning rate and every evaluated recall and accuracy over the steps; a sentence where there is none."""
+    return f"<h2>Curves</h2>\n{charts_html(history, chance)}"
+
+
+def charts_html(history: Sequence[Mapping[str, float]], chance: Mapping[str, float]) -> str:
+    """The curves without a heading."""
     groups: dict[str, list[str]] = {}
+    # A record with a loss is a step's; what else it has was measured on the step's own batch.
+    in_training = {name for record in history if "loss" in record for name in record}
     for name in dict.fromkeys(name for record in history for name in record):
         if group := _chart_of(name):
-            groups.setdefault(group, []).append(name)
+            groups.setdefault(group + ", in training" * (name in in_training and is_share(name)), []).append(name)
     if not groups:
         text = "No training history was found: metrics.jsonl is missing, empty, or holds no loss and no recall."
-        return f'<h2>Curves</h2>\n<p class="note">{text}</p>'
+        return f'<p class="note">{text}</p>'
     charts = [
         line_chart(
             group,
@@ -112,8 +139,9 @@ def curves_html(history: Sequence[Mapping[str, float]], chance: Mapping[str, flo
         )
         for group, names in sorted(groups.items(), key=lambda item: _chart_order(item[0]))
     ]
-    missing = "" if any(is_share(names[0]) for names in groups.values()) else _NO_EVALUATION
-    return f'<h2>Curves</h2>\n<div class="charts">{"".join(charts)}</div>{missing}'
+    evaluated = any(is_share(name) and name not in in_training for names in groups.values() for name in names)
+    missing = "" if evaluated else _NO_EVALUATION
+    return f'<div class="charts">{"".join(charts)}</div>{missing}'
 
 
 def _chart_order(title: str) -> tuple[int, str]:
@@ -137,16 +165,16 @@ def _chart_of(name: str) -> str | None:
         return "Learning rate"
     if not place or not is_share(name):
         return None
-    if last.startswith("t2v_"):
-        return f"Text to video ({place})"
-    if last.startswith("v2t_"):
-        return f"Video to text ({place})"
-    return f"Accuracy ({place})" if last.startswith("accuracy") else None
+    kind = next((title for pattern, title in _SHARE_CHARTS.items() if re.match(pattern, last)), None)
+    return f"{kind} ({place})" if kind else None
 
 
 def _series(name: str, history: Sequence[Mapping[str, float]]) -> Series:
     records = [record for record in history if name in record and "step" in record]
-    label = label_of(name).rpartition(", ")[2].capitalize()
+    place, _, last = name.rpartition("/")
+    # Of several losses, the objective says which.
+    label = place if place and last == "loss" else label_of(name).rpartition(", ")[2]
+    label = label[:1].upper() + label[1:]
     return Series(label, [record["step"] for record in records], [record[name] for record in records])
 
 

@@ -64,6 +64,13 @@ th:first-child { text-align: left; font-weight: 500; white-space: normal; }
 td:nth-child(2) { font-weight: 700; }
 tbody th[colspan] { padding-top: 18px; font-weight: 700; border-top: 0; text-align: left; }
 tbody:first-of-type th[colspan] { padding-top: 10px; }
+.costs th small { display: block; color: var(--soft); font-weight: 400; }
+.costs td:nth-child(2) { font-weight: inherit; }
+.bar { display: block; width: 100%; min-width: 90px; height: 8px; margin-top: 3px; }
+.bar .whole { fill: var(--rule); } .bar .part { fill: var(--s0); }
+.pruned { margin: 20px 0 0; }
+.pruned img { display: block; width: min(100%, 1100px); height: auto; image-rendering: pixelated; }
+.pruned ol { margin: 4px 0 0; padding-left: 22px; }
 .facts {
   display: flex; flex-wrap: wrap; gap: 4px 24px; margin: 12px 0 0; font-size: 0.9rem;
   color: var(--soft);

@@ -10,7 +10,7 @@ from typing import Any
 
 from vidlang.serve.report_figures import percent, short
 
-_WAYS = {"t2v": "Text to video", "v2t": "Video to text"}
+_WAYS = {"t2v": "text to video", "v2t": "video to text"}
 _SIZES = ("videos", "texts", "missing", "count")
 _HEADLINE = 4
 
@@ -42,17 +42,20 @@ def arrange(metrics: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], di
 def is_share(name: str) -> bool:
     """Whether a metric lies from 0 to 1 and is shown as percent."""
     last = name.rpartition("/")[2]
-    return bool(re.fullmatch(r"([tv]2[tv]_)?r\d+", last)) or last.startswith(("accuracy", "chance"))
+    found = re.fullmatch(r"(cosine_)?([tv]2[tv]_)?(r\d+|map|ndcg)|listed|.*_(top\d+|mean_class)", last)
+    return bool(found) or last.startswith(("accuracy", "chance"))
 
 
 def label_of(name: str) -> str:
     """A metric's name in words: val/t2v_r1 -> Text to video, recall at 1."""
     last = name.rpartition("/")[2]
-    way, rest = ("", last)
+    before, last = ("by cosine alone, ", last[7:]) if last.startswith("cosine_") else ("", last)
+    way, rest = before, last
     if last[:4] in ("t2v_", "v2t_"):
-        way, rest = f"{_WAYS[last[:3]]}, ", last[4:]
+        way, rest = f"{before}{_WAYS[last[:3]]}, ", last[4:]
     if re.fullmatch(r"r\d+", rest):
         rest = f"recall at {rest[1:]}"
+    rest = {"map": "mAP", "ndcg": "nDCG"}.get(rest, rest)
     text = f"{way}{rest.replace('_', ' ')}"
     return text[:1].upper() + text[1:]
 
@@ -77,19 +80,21 @@ def cards_html(columns: Mapping[str, Mapping[str, float]]) -> str:
 
 def results_html(columns: Mapping[str, Mapping[str, float]], facts: Mapping[str, str]) -> str:
     """All numbers, one group of rows for each evaluation, and the facts."""
-    names = list(dict.fromkeys(name for column in columns.values() for name in column))
-    if not names:
+    if not any(columns.values()):
         return '<h2>All results</h2>\n<p class="note">No result was recorded: metrics.json holds no number.</p>'
+    listed = "".join(f"<div><dt>{escape(label_of(k))}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+    return f"<h2>All results</h2>\n{table_html(columns)}" + (f'\n<dl class="facts">{listed}</dl>' if listed else "")
+
+
+def table_html(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """A table with a column for each of `columns` and a row for each number in any of them."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.rpartition("/")[0], []).append(name)
     head = "".join(f'<th scope="col">{escape(column.capitalize())}</th>' for column in columns)
     bodies = "".join(_group(place, members, columns) for place, members in groups.items())
-    listed = "".join(f"<div><dt>{escape(label_of(k))}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
-    return (
-        f'<h2>All results</h2>\n<div class="table"><table><thead><tr><th scope="col">Metric</th>{head}</tr></thead>'
-        f"{bodies}</table></div>" + (f'\n<dl class="facts">{listed}</dl>' if listed else "")
-    )
+    return f'<div class="table"><table><thead><tr><th scope="col">Metric</th>{head}</tr></thead>{bodies}</table></div>'
 
 
 def _group(place: str, names: list[str], columns: Mapping[str, Mapping[str, float]]) -> str:

@@ -165,7 +165,17 @@ def pick_metrics(points: Sequence[Point], wanted: Sequence[str] = ()) -> list[st
 
 def render(points: Sequence[Point], metrics: Sequence[str]) -> str:
     """A table for each evaluation that has one of the metrics, a line for each preset."""
-    tables = []
+    texts = []
+    for lines in tables(points, metrics):
+        sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = ("  ".join([line[0].ljust(sizes[0]), *map(str.rjust, line[1:], sizes[1:])]) for line in lines)
+        texts.append("\n".join(rows))
+    return "\n\n".join(texts)
+
+
+def tables(points: Sequence[Point], metrics: Sequence[str]) -> list[list[tuple[str, ...]]]:
+    """The cells of these tables, line by line, the first with what the columns are called."""
+    found = []
     for prefix in dict.fromkeys(point.prefix for point in points):
         own = [point for point in points if point.prefix == prefix]
         names = [name for name in metrics if name in own[0].metrics]
@@ -177,12 +187,19 @@ def render(points: Sequence[Point], metrics: Sequence[str]) -> str:
             costs = (f"{point.flops[name] / 1e9:.4g}" for name in counts)
             results = (format_number(point.metrics[name]) for name in names)
             lines.append((point.preset, f"{np.mean(point.widths):.4g}", *costs, *results))
-        sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        rows = ("  ".join([line[0].ljust(sizes[0]), *map(str.rjust, line[1:], sizes[1:])]) for line in lines)
-        tables.append("\n".join(rows))
-    return "\n\n".join(tables)
+        found.append(lines)
+    return found
 
 
 def to_json(points: Sequence[Point]) -> str:
     """All points with all their metrics."""
     return json.dumps([dataclasses.asdict(point) for point in points], indent=2) + "\n"
+
+
+def read_points(path: str | Path) -> list[Point]:
+    """The points that `to_json` wrote into a file."""
+    try:
+        listed = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [Point(**{**point, "widths": tuple(point["widths"])}) for point in listed]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not hold the points of a sweep; run launch.sweep again: {error}") from error
