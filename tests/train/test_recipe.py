@@ -8,6 +8,7 @@ import pytest
 from vidlang.data.workers.patience import Patience
 from vidlang.train import build, sources, stages
 from vidlang.train.recipe import Evaluation, read_recipe, result_config
+from vidlang.train.signals import StopRequest
 
 
 def test_the_demo_is_a_recipe():
@@ -124,3 +125,12 @@ def test_only_what_decides_a_result_counts_for_continuing(stage_config):
     for path, value in [(("seed",), 1), (("stages", 0, "duration"), "9 steps"), (("stages", 0, "dials"), {})]:
         assert result_config(changed(config, path, value), 0) != first, path
     assert result_config(changed(config, ("stages", 0, "dials"), {}), 1) != result_config(config, 1)
+
+
+def test_features_are_extracted_by_something_trained_before(stage_config, tmp_path):
+    section = {"data": {"name": "synthetic", "split": "train"}, "out": "features", "segments": 4, "frames": 2}
+    with pytest.raises(ValueError, match="segments of extract must be a positive whole number; found 0"):
+        read_recipe({"name": "tiny", "seed": 0, "stages": (stage_config(extract=({**section, "segments": 0},)),)})
+    recipe = read_recipe({"name": "tiny", "seed": 0, "stages": (stage_config(extract=(section,)),)})
+    with pytest.raises(ValueError, match="extracts features, and nothing was trained before it; name a run"):
+        stages._extract(recipe, 0, "", StopRequest())

@@ -10,7 +10,8 @@ from vidlang.evals.metrics import ranking
 from vidlang.serve.report import write_report
 from vidlang.serve.search import embed_evaluation, gallery
 from vidlang.train.evaluate import evaluate
-from vidlang.train.stages import METRICS, train, write_json
+from vidlang.train.run_files import METRICS, write_json
+from vidlang.train.stages import train
 
 GALLERY_ROWS = 8
 

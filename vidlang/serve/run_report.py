@@ -25,8 +25,8 @@ from vidlang.serve.sweep import Point, read_points
 from vidlang.train import build
 from vidlang.train.evaluate import EVALS
 from vidlang.train.recipe import Recipe, Stage, read_recipe
+from vidlang.train.run_files import is_finished, read_config
 from vidlang.train.saved import all_steps
-from vidlang.train.stages import is_finished, read_config
 
 REPORT, SWEEP = "report.html", "sweep.json"
 

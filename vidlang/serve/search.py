@@ -19,7 +19,7 @@ from vidlang.train import build
 from vidlang.train.evaluate import restore_model
 from vidlang.train.predict import Predict
 from vidlang.train.recipe import read_recipe
-from vidlang.train.stages import read_config
+from vidlang.train.run_files import read_config
 
 
 @dataclass(frozen=True)

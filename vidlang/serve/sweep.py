@@ -34,8 +34,8 @@ from vidlang.train import build
 from vidlang.train.evaluate import EVERY_DEVICE, restore_model
 from vidlang.train.predict import Evaluations, Predict
 from vidlang.train.recipe import Evaluation, Recipe, Stage, read_recipe
+from vidlang.train.run_files import read_config
 from vidlang.train.saved import find_checkpoint, read_note
-from vidlang.train.stages import read_config
 from vidlang.train.step import with_video
 
 # Those that AdaVid evaluates its model with, from the dearest to the cheapest.

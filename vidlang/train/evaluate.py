@@ -18,8 +18,8 @@ from vidlang.core.sharding import make_mesh, use_mesh
 from vidlang.train import build
 from vidlang.train.predict import Evaluations, Predict
 from vidlang.train.recipe import Stage, read_recipe
+from vidlang.train.run_files import read_config, write_json
 from vidlang.train.saved import all_steps, fields_of, find_checkpoint, read_note, restore_params
-from vidlang.train.stages import read_config, write_json
 from vidlang.train.step import init_params
 
 EVALS = "evals.json"

@@ -19,7 +19,7 @@ import numpy as np
 from vidlang.core.config import call
 from vidlang.core.sharding import make_mesh, use_mesh
 from vidlang.data.broken import BrokenClips
-from vidlang.data.features.cuts import Cuts, Piece
+from vidlang.data.features.cuts import Cuts, Piece, segments
 from vidlang.data.features.writer import FeatureWriter
 from vidlang.data.pipeline import ClipSpec, eval_batches
 from vidlang.evals._embed import VIDEO_FIELDS
@@ -27,7 +27,7 @@ from vidlang.ops.dials import Dials
 from vidlang.train import build
 from vidlang.train.evaluate import EVERY_DEVICE, choose_checkpoint, restore_model
 from vidlang.train.predict import Predict
-from vidlang.train.recipe import Stage, read_recipe
+from vidlang.train.recipe import Extraction, Stage, read_recipe
 from vidlang.train.saved import read_note
 
 # How clips are looked at unless `clip` says another: all moments alike, the middle of the picture.
@@ -120,6 +120,15 @@ def extract(
                 progress(report)
         next(batches, None)  # the end of the pass, which says whether too many were broken
     return report
+
+
+def make(wanted: Extraction, run: str, *, workers: int) -> Report:
+    """What a stage wants extracted before it begins, by the parameters of a run."""
+    table = build.table(wanted.data, "data of extract")
+    cuts = segments(table, count=wanted.segments, shard_rows=wanted.shard_rows)
+    variants = {width: {"widths": width} for width in wanted.widths} or {"full": {}}
+    how: dict[str, Any] = {"frames": wanted.frames, "batch_size": wanted.batch_size, "workers": workers}
+    return extract(run, cuts, wanted.out, variants=variants, **how)
 
 
 def _clip_spec(stage: Stage, clip: Mapping[str, Any], frames: int) -> ClipSpec:

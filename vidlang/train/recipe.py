@@ -77,6 +77,26 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Extraction:
+    """A feature store that a stage reads: the clips of `data`, each in `segments` segments of `frames` frames.
+
+    widths: presets, each a variant of the store `out` with its name; none for the full width alone, called "full".
+    """
+
+    data: Mapping[str, Any]
+    out: str
+    segments: int
+    frames: int
+    widths: tuple[str, ...] = ()
+    batch_size: int = 8
+    shard_rows: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("segments", "frames", "batch_size", "shard_rows"):
+            _positive(f"{name} of extract", getattr(self, name))
+
+
+@dataclass(frozen=True)
 class Stage:
     """One training: until `duration`, this model on this data with this objective.
 
@@ -85,7 +105,8 @@ class Stage:
     a section with `path` and other options; "" for clips without texts. `augment` says how clips are changed at random,
     on the devices, `micro` in which parts a step takes its batch (the keys of `micro.Micro`). `init_from` is a run, a
     stage folder or one checkpoint to take parameters from; "" means the stage before, or scratch. Parameters that do
-    not fit are an error, unless a pattern in `init_allow` matches their path.
+    not fit are an error, unless a pattern in `init_allow` matches their path. `extract` has a section for each feature
+    store that is made with those parameters before the stage begins, the keys of `Extraction`.
     """
 
     name: str
@@ -100,6 +121,7 @@ class Stage:
     dials: Mapping[str, Any] = field(default_factory=dict)
     augment: Mapping[str, Any] = field(default_factory=dict)
     micro: Mapping[str, Any] = field(default_factory=dict)
+    extract: tuple[Extraction, ...] = ()
     init_from: str = ""
     init_allow: tuple[str, ...] = ()
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
@@ -177,6 +199,8 @@ def _read_stage(config: Mapping[str, Any], what: str) -> Stage:
     values = dict(config)
     if "checkpoint" in values:
         values["checkpoint"] = call(CheckpointPlan, values["checkpoint"], what=f"{what}.checkpoint")
+    extracts = enumerate(_sections(values.get("extract", ()), f"{what}.extract"))
+    values["extract"] = tuple(call(Extraction, section, what=f"{what}.extract[{i}]") for i, section in extracts)
     evals = enumerate(_sections(values.get("evals", ()), f"{what}.evals"))
     values["evals"] = tuple(_read_named(Evaluation, evaluation, f"{what}.evals[{i}]") for i, evaluation in evals)
     return _read_named(Stage, values, what)

@@ -15,8 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,12 +28,14 @@ from jax.experimental import multihost_utils
 
 from vidlang.core.config import to_dict
 from vidlang.train.check import check_recipe
+from vidlang.train.extract import make
 from vidlang.train.loop import train_stage
 from vidlang.train.recipe import Recipe, read_recipe
+from vidlang.train.run_files import CONFIG, METRICS, is_finished, read_metrics, write_json
 from vidlang.train.saved import all_steps, check_same_result, stage_folders
 from vidlang.train.signals import Interrupted, StopRequest
 
-CONFIG, METRICS, LOCK = "config.json", "metrics.json", ".lock"
+LOCK = ".lock"
 # What flock says on a file system that has no locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -75,6 +75,7 @@ def _run_stage(
     init_from = recipe.stages[index].init_from
     if not init_from and index:
         init_from = str(workdir / recipe.folder(index - 1))
+    _extract(recipe, index, init_from, stop)
     metrics = train_stage(recipe, index, folder, config=config, init_from=init_from, stop=stop)
     if jax.process_index() == 0:
         write_json(folder / METRICS, metrics)
@@ -83,36 +84,18 @@ def _run_stage(
     return metrics
 
 
-def is_finished(folder: Path) -> bool:
-    """True for a stage that ended and still has a checkpoint to go on from."""
-    return (folder / METRICS).is_file() and bool(all_steps(folder))
-
-
-def read_metrics(folder: Path) -> dict[str, float]:
-    """The last metrics of a finished stage or run."""
-    return _read_json(folder / METRICS)
-
-
-def read_config(workdir: str | Path) -> dict[str, Any]:
-    """The config of a run, as plain values."""
-    path = Path(workdir) / CONFIG
-    if not path.is_file():
-        raise ValueError(f"{workdir} is not the folder of a run: it has no {CONFIG}. Give the --workdir of a training")
-    return _read_json(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Written beside and renamed into place, so that nobody ever reads half a file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, and of text that is no UTF-8
-        raise ValueError(f"{path} is not the JSON that a training writes: {error}; restore it or remove it") from error
+def _extract(recipe: Recipe, index: int, run: str, stop: StopRequest) -> None:
+    """Makes the features that a stage reads; what is there already is not made again, whatever ended the run before."""
+    stage = recipe.stages[index]
+    if stage.extract and not run:
+        raise ValueError(
+            f"stage {stage.name!r} extracts features, and nothing was trained before it; name a run as its init_from"
+        )
+    for each in stage.extract:
+        with stop.at_once(f"the features {each.out} of stage {stage.name!r}"):
+            report = make(each, run, workers=recipe.runtime.eval_workers)
+        if report.total:
+            logging.info("%s: %d clips encoded, %d of them unreadable", each.out, report.done, report.broken)
 
 
 @contextlib.contextmanager
