@@ -5,10 +5,13 @@ RUN    := $(VENV)/bin/python
 # Pip's progress bars say nothing useful in a log.
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo claims test test-fast lint bench clean
 
 demo: $(VENV)/ready
 	$(RUN) -m launch.demo --config=configs/demo.py --workdir=runs/demo
+
+claims: $(VENV)/ready
+	$(RUN) -m launch.claims --workdir=runs/claims
 
 test: $(VENV)/ready-test
 	$(RUN) -m pytest -n 2 --dist worksteal

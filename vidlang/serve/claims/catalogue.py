@@ -16,7 +16,7 @@ from vidlang.serve.claims.recipes import MIXED, WIDTHS
 from vidlang.serve.claims.verdicts import Finding, at_least, better, no_worse
 
 ORDER = ("order/accuracy",)
-INTRA, INTER = ("choice/accuracy_intra",), ("choice/accuracy_inter",)
+INTRA = ("choice/accuracy_intra",)
 MASKED = {"mask": 0.75}
 
 
@@ -104,7 +104,9 @@ def staged_expansion(lab: Lab) -> list[Finding]:
 def ego_nce(lab: Lab) -> list[Finding]:
     """Claim 10."""
     return [
-        better("choice within the video", lab.share("ego_nce", INTRA, "EgoNCE"), lab.share("events", INTRA, "InfoNCE"))
+        better(
+            "choice within the video", lab.share("ego_nce", INTRA, "EgoNCE"), lab.share("info_nce", INTRA, "InfoNCE")
+        )
     ]
 
 
@@ -217,7 +219,7 @@ CLAIMS = (
         "EgoNCE is better than InfoNCE at choosing among narrations of the same video.",
         "Single events, each beside another of its scene, equal steps. Five narrations of one video of another corpus, "
         "of which one fits the event.",
-        ("ego_nce", "events"),
+        ("ego_nce", "info_nce"),
         ego_nce,
     ),
     Claim(

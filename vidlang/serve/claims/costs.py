@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidlang.core.config import to_dict
-from vidlang.cost.program import build_program, forward_flops, step_flops
+from vidlang.cost.program import build_program, step_flops
 from vidlang.cost.targets import Refused, StepMemory, Target, measure
 from vidlang.train.recipe import Recipe, read_recipe
 
@@ -18,12 +18,7 @@ BERT_MEDIUM = {"layers": 8, "width": 512, "heads": 8, "mlp": 2048, "dtype": "bfl
 
 def step_operations(stage: Mapping[str, Any]) -> int:
     """Of a whole train step of a stage, for its batch."""
-    return _count(_key(stage))[0]
-
-
-def clip_operations(stage: Mapping[str, Any]) -> float:
-    """Of one clip's forward pass, with its text and the stage's dials."""
-    return _count(_key(stage))[1]
+    return _count(_key(stage))
 
 
 def full_size_memory(frames: int, **changes: Any) -> float:
@@ -42,10 +37,9 @@ def _key(stage: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _count(stage: str) -> tuple[int, float]:
+def _count(stage: str) -> int:
     recipe = _recipe({**_tuples(json.loads(stage)), "data": {"name": "synthetic", "split": "train", "root": ""}})
-    program = build_program(recipe, 0)
-    return step_flops(program), forward_flops(program)
+    return step_flops(build_program(recipe, 0))
 
 
 @functools.cache

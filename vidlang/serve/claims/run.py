@@ -60,7 +60,7 @@ def header(scale: Scale, seeds: int) -> dict[str, Any]:
     return {
         "quick": scale.quick,
         "seeds": list(range(seeds)),
-        "scale": dataclasses.asdict(scale),
+        "scale": {**dataclasses.asdict(scale), "chunks": list(scale.chunks)},
         "rule": RULE,
         "machine": machine(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
