@@ -16,7 +16,7 @@ from vidlang.serve.claims.verdicts import HELD, UNDECIDED, Figure, at_least, bet
 from vidlang.train.check import check_recipe
 from vidlang.train.recipe import read_recipe
 
-SCALE = Scale(steps=20, batch_size=8, width=32, train_videos=24, val_videos=4, choice_videos=4, root="nowhere")
+SCALE = Scale(steps=20, batch_size=16, width=32, train_videos=24, val_videos=4, choice_videos=4, root="nowhere")
 
 
 def lab(tmp_path, seeds=2):
@@ -142,16 +142,26 @@ def report(tmp_path, findings, *, quick=False):
 
 def test_the_page_shows_every_value_the_verdict_and_the_machine(tmp_path):
     findings = [
-        better("recall", Figure("ours", (0.5, 0.625)), Figure("theirs", (0.25, 0.375))),
+        better("recall of ViT-B", Figure("ours", (0.5, 0.625)), Figure("theirs", (0.25, 0.375))),
         at_least("memory", Figure("all", (10.0,), "GB", True), Figure("few", (4.0,), "GB", True), 2.0),
     ]
     found = report(tmp_path, findings)
     assert found["claims"][0]["verdict"] == HELD
     shown = page.render(found)
-    for text in ("50.0", "62.5", "37.5", "2.5", "\u2713 held", "This is &lt;b&gt; better", "A paper, Table 1"):
+    for text in (
+        "50.0",
+        "62.5",
+        "37.5",
+        "2.5",
+        "\u2713 held",
+        "This is &lt;b&gt; better",
+        "A paper, Table 1",
+        "Recall of ViT-B",
+    ):
         assert text in shown, text
     for text in (escape(found["rule"]), found["machine"]["jax"], found["machine"]["processor"]):
         assert text in shown
+    assert "<b> better" not in shown
     assert "://" not in shown.replace("http://www.w3.org", ""), "the page loads nothing"
     assert "quick" not in shown.split("<footer>")[0].split("<h2>Rule")[0].lower()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -168,10 +178,10 @@ def test_a_quick_run_with_one_seed_says_so_and_decides_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_training_is_one_that_train_would_begin():
+def test_trainings_are_such_as_train_would_begin():
     """In shapes: what a typo or a dial that does not fit the model would end with, an hour into the claims."""
-    for make in TRAININGS.values():
-        check_recipe(read_recipe(make(SCALE, 0).config))
+    for name in ("staged", "inc", "long_last", "ego_nce"):  # a stage of each kind: others differ in numbers
+        check_recipe(read_recipe(TRAININGS[name](SCALE, 0).config))
 
 
 @pytest.mark.slow
@@ -179,13 +189,13 @@ def test_a_claim_from_the_corpus_to_its_verdict_and_not_twice(tmp_path, monkeypa
     scale = Scale(
         steps=2, batch_size=8, width=32, train_videos=24, val_videos=4, choice_videos=4, root=str(tmp_path / "data")
     )
-    found = run.run_claims(tmp_path / "claims", scale=scale, seeds=2, only="video_first")
+    found = run.run_claims(tmp_path / "claims", scale=scale, seeds=1, only="video_first")
     assert json.loads((tmp_path / "claims" / "claims.json").read_text()) == found
     (claim,) = found["claims"]
     recall, order = claim["parts"]
-    assert [len(figure["values"]) for figure in (*recall["figures"], *order["figures"])] == [2] * 4
+    assert [len(figure["values"]) for figure in (*recall["figures"], *order["figures"])] == [1] * 4
     folders = [each["run"] for each in claim["trainings"]]
-    assert len(folders) == 4 and claim["verdict"] in ("held", "not held", "undecided")
+    assert len(folders) == 2 and claim["verdict"] == UNDECIDED, "one seed decides nothing"
     metrics = [json.loads((tmp_path / "claims" / "runs" / name / "metrics.json").read_text()) for name in folders]
     means = [(each["val/t2v_r1"] + each["val/v2t_r1"]) / 2 for each in metrics]
     assert sum((figure["values"] for figure in recall["figures"]), []) == pytest.approx(means)
@@ -195,5 +205,5 @@ def test_a_claim_from_the_corpus_to_its_verdict_and_not_twice(tmp_path, monkeypa
         raise AssertionError("a finished training is not run again")
 
     monkeypatch.setattr(trainings, "train", never)
-    again = run.run_claims(tmp_path / "claims", scale=scale, seeds=2, only="video_first")
+    again = run.run_claims(tmp_path / "claims", scale=scale, seeds=1, only="video_first")
     assert again["claims"] == found["claims"]

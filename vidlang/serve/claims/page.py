@@ -69,10 +69,10 @@ def _part(part: Mapping[str, Any]) -> str:
         f"<td>{', '.join(_number(value, figure['unit']) for value in figure['values'])}</td></tr>"
         for figure in part["figures"]
     )
-    tested, bound = part["tested"], part["bound"]
+    tested, bound, title = part["tested"], part["bound"], part["what"][:1].upper() + part["what"][1:]
     said = f"{tested['name']}: {_spread(tested)}, must be above {_number(bound, tested['unit'])}"
     return (
-        f'<figure class="chart"><h3>{escape(part["what"].capitalize())}: {MARKS[part["verdict"]]}</h3>'
+        f'<figure class="chart"><h3>{escape(title)}: {MARKS[part["verdict"]]}</h3>'
         f'<table><thead><tr><th scope="col"></th><th scope="col">Mean</th><th scope="col">Each seed</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>{_interval(tested, bound)}<figcaption>{escape(said)}</figcaption></figure>"
     )
