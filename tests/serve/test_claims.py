@@ -2,6 +2,7 @@
 
 import json
 from html import escape
+from xml.etree import ElementTree
 
 import pytest
 
@@ -50,12 +51,12 @@ def test_trainings_that_claims_share_are_planned_once(tmp_path, monkeypatch):
 
 def test_equal_trainings_have_one_name_and_different_ones_have_not():
     config = {"name": "one", "seed": 0, "stages": ({"name": "s"},)}
-    one, renamed = Training("one", config), Training("two", {**config, "name": "two"})
+    one, renamed = Training("one", 0, config), Training("two", 0, {**config, "name": "two"})
     assert one.key == renamed.key
     others = [
-        Training("one", {**config, "seed": 1}),
-        Training("one", config, start=one),
-        Training("one", config, start=Training("start", {**config, "seed": 1})),
+        Training("one", 1, {**config, "seed": 1}),
+        Training("one", 0, config, start=one),
+        Training("one", 0, config, start=Training("start", 1, {**config, "seed": 1})),
     ]
     assert len({one.key, *(other.key for other in others)}) == 4
 
@@ -162,6 +163,7 @@ def test_the_page_shows_every_value_the_verdict_and_the_machine(tmp_path):
     for text in (escape(found["rule"]), found["machine"]["jax"], found["machine"]["processor"]):
         assert text in shown
     assert "<b> better" not in shown
+    ElementTree.fromstring(shown[shown.index("<main>") : shown.index("</main>")] + "</main>")
     assert "://" not in shown.replace("http://www.w3.org", ""), "the page loads nothing"
     assert "quick" not in shown.split("<footer>")[0].split("<h2>Rule")[0].lower()
     assert json.loads(json.dumps(found, allow_nan=False)) == found

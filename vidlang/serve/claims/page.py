@@ -42,7 +42,7 @@ def _cards(claims: Sequence[Mapping[str, Any]]) -> str:
 
 def _overview(claims: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        f'<tr><th scope="row">{claim["number"]}. {escape(claim["statement"])}<br><small>{escape(claim["source"])}'
+        f'<tr><th scope="row">{claim["number"]}. {escape(claim["statement"])}<br/><small>{escape(claim["source"])}'
         f"</small></th><td>{MARKS[claim['verdict']]}</td></tr>"
         for claim in claims
     ]

@@ -118,7 +118,7 @@ def _training(training: Training, workdir: Path) -> dict[str, Any]:
     stages: Sequence[Mapping[str, Any]] = training.config["stages"]
     return {
         "name": training.name,
-        "seed": training.config["seed"],
+        "seed": training.seed,
         "run": training.key,
         "starts_from": training.start.key if training.start else None,
         "duration": ", ".join(stage["duration"] for stage in stages),

@@ -22,9 +22,13 @@ RUNS, SECONDS = "runs", "seconds.json"
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A config of `train` with all that decides its metrics, and the training whose parameters it starts from."""
+    """A config of `train` with all that decides its metrics, and the training whose parameters it starts from.
+
+    seed: which of a claim's seeds it is for; the config's own follows from it.
+    """
 
     name: str
+    seed: int
     config: Mapping[str, Any]
     start: Training | None = None
 
@@ -72,7 +76,7 @@ def run_missing(wanted: Iterable[Training], workdir: Path, say: Callable[[str], 
     """Trains what is not done yet, one after another."""
     missing = [training for training in plan(wanted) if not is_done(training, workdir)]
     for number, training in enumerate(missing, start=1):
-        say(f"training {number} of {len(missing)}: {training.name}, seed {training.config['seed']} ({training.key})")
+        say(f"training {number} of {len(missing)}: {training.name}, seed {training.seed} ({training.key})")
         began = time.monotonic()
         train(training.runnable(workdir), training.folder(workdir))
         # Of this process: a training that was killed and gone on with took longer.
