@@ -1,7 +1,7 @@
 """The claims: what a paper says, how it is tested here, which trainings that takes, and what is compared.
 
-None is tuned until it holds; docs/claims.md says what was looked at before the tests were fixed. A recall is at 1, the mean of both ways, among held-out scenes that all
-have a twin which only the order of events tells from them.
+None is tuned until it holds; docs/claims.md says what was looked at before the tests were fixed. A recall is at 1, the
+mean of both ways, among held-out scenes that all have a twin which only the order of events tells from them.
 """
 
 from __future__ import annotations
