@@ -21,7 +21,8 @@ STEPS = 3
 
 
 def has_tiny(name):
-    return ":tiny" in (importlib.import_module(f"configs.{name}").__doc__ or "")
+    module = importlib.import_module(f"configs.{name}")
+    return hasattr(module, "get_config") and ":tiny" in (module.__doc__ or "")
 
 
 NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__) if has_tiny(module.name)]
