@@ -5,7 +5,8 @@
 
 All dials act on the same parameters. `time` and `memory` are ratios to everything off, `FLOPs` what the dial leaves of
 the matrix products; memory is the compiler's count of temporary bytes. Drawn schedules run in one compiled program,
-each at what its widths cost. Attention alone, and longer clips, are in benchmarks/attention.py.
+each at what its widths cost. "cut out" is a model of that width by itself, without a dial: what the width can cost at
+best here. Attention alone, and longer clips, are in benchmarks/attention.py.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks._common import machine, take_turns
+from vidlang.cost.cards import CARDS, find_card
 from vidlang.cost.trace import matmul_flops
 from vidlang.models.video import Model
+from vidlang.nn.slicing import slice_params
 from vidlang.ops.dials import Dials, streams
 from vidlang.ops.widths import SHARES, DrawnWidths, schedule
 
@@ -95,12 +98,20 @@ def rows() -> list[dict[str, Any]]:
         programs.append((traced, (params, video_BTHWC, widths)))
         names.append(f"drawn {name}")
         flops.append(0)
+    for name in ("d-384", "d-192"):
+        small, cut = slice_params(model, params["params"], name, video_BTHWC)
+        arguments = {"params": cut}, video_BTHWC, None
+        step = gradient(small, Dials())
+        flops.append(matmul_flops(step, *arguments))
+        programs.append((jax.jit(step).lower(*arguments).compile(), arguments))
+        names.append(f"cut out {name}")
     times = take_turns([functools.partial(program, *arguments) for program, arguments in programs], REPEATS.value)
     sizes = [program.memory_analysis().temp_size_in_bytes for program, _ in programs]
     return [
         {
             "setting": name,
             "seconds": took,
+            "flops": count,
             "time_ratio": took / times[0],
             "flops_ratio": count / flops[0] or None,
             "temporary_bytes": size,
@@ -108,6 +119,19 @@ def rows() -> list[dict[str, Any]]:
         }
         for name, took, count, size in zip(names, times, flops, sizes, strict=True)
     ]
+
+
+def speed(row: dict[str, Any]) -> str:
+    """How many tokens a second the whole encoder trains, and what share of the device's peak that is, where known."""
+    kind = jax.devices()[0].device_kind
+    tokens = BATCH.value * (FRAMES.value * 196 + 1) / row["seconds"]
+    rate = row["flops"] / row["seconds"]
+    known = [name for name in CARDS if name.split("-")[0].lower() in kind.lower()]
+    name = known[0] if known else "cpu"
+    card = find_card(name)
+    peak = card.float32 if name == "cpu" else card.bfloat16
+    against = "this machine's fastest product of matrices" if name == "cpu" else f"the peak of {name}'s datasheet"
+    return f"all off: {tokens:.0f} tokens/s, {rate / 1e12:.3g} TFLOP/s, {rate / peak:.0%} of {against}"
 
 
 def _drawn(name: str, spec: Any) -> DrawnWidths:
@@ -122,9 +146,14 @@ def main(argv: Sequence[str]) -> None:
     found = rows()
     what = f"{machine()}; {jax.devices()[0].device_kind}, jax {jax.__version__}, jaxlib {jaxlib.__version__}"
     if JSON.value:
-        print(json.dumps({"machine": what, "model": MODEL.value, "frames": FRAMES.value, "rows": found}))
+        print(
+            json.dumps(
+                {"machine": what, "model": MODEL.value, "frames": FRAMES.value, "speed": speed(found[0]), "rows": found}
+            )
+        )
         return
     print(f"{what}\nViT-{MODEL.value} layers, {FRAMES.value} x 196 tokens + cls, batch {BATCH.value}")
+    print(speed(found[0]))
     print(f"{'':<18}{'ms a step':>12}{'time':>8}{'FLOPs':>8}{'temporary MB':>15}{'memory':>9}")
     for row in found:
         flops = f"{row['flops_ratio']:>8.3f}" if row["flops_ratio"] else " " * 8

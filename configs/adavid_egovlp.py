@@ -29,10 +29,10 @@ from configs import parts
 
 ORDERS = ("dec", "inc")
 EGO4D = {"root": "data/ego4d", "store": "data/ego4d/store", "bad_clips": "drop"}
-# AdaVid's Table 1: what each order is measured at.
+# AdaVid's Table 1: what each order is measured at, and a schedule of the other order, never trained, beside it.
 PRESETS = {
-    "dec": ("d-768", "d-576", "d-384", "d-192", "d-dec", "d-dec-high", "d-dec-low"),
-    "inc": ("d-768", "d-576", "d-384", "d-192", "d-inc", "d-inc-high", "d-inc-low"),
+    "dec": ("d-768", "d-576", "d-384", "d-192", "d-dec", "d-dec-high", "d-dec-low", "d-inc"),
+    "inc": ("d-768", "d-576", "d-384", "d-192", "d-inc", "d-inc-high", "d-inc-low", "d-dec"),
 }
 MIDDLE = {"times": {"name": "middle"}, "crop": {"name": "short_side", "side": 256, "crop": 224}}
 

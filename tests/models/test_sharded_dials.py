@@ -13,6 +13,7 @@ import pytest
 
 from vidlang.core.sharding import batch_sharding, make_mesh, put_batch, tree_shardings, use_mesh
 from vidlang.models.video import Model
+from vidlang.nn.layouts import LAYOUTS
 from vidlang.ops.dials import OFF, Dials, streams
 
 TRANSFORMER = {"layers": 2, "width": 32, "heads": 8, "mlp": 64, "dtype": "float32", "groups": 2}
@@ -64,6 +65,29 @@ def test_eight_devices_compute_what_one_does(name: str, sizes: dict[str, int]) -
         placed = jax.device_put(params(), tree_shardings(boxed(), mesh))
         found = jax.device_get(loss_of(DIALS[name])(placed, put_batch({"video": VIDEO}, mesh)))
     for one, other in zip(jax.tree.leaves(alone(name)), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "joint"])
+def test_eight_devices_compute_every_layout(layout: str) -> None:
+    model = Model({**TRANSFORMER, "layout": layout}, tubelet=(1 if layout == "frames" else 2, 8, 8), pool="cls")
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), VIDEO)
+    rng = np.random.default_rng(1)
+    values = jax.tree.map(lambda leaf: (0.2 * rng.normal(size=leaf.shape)).astype(np.float32), nn.unbox(shapes))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(p: Any, video: Any) -> jax.Array:
+        output: Any = model.apply(p, video, train=True, rngs=streams(jax.random.key(2)))
+        return jnp.sin(output.pooled_BD).sum() + jnp.cos(output.tokens_BMD).mean()
+
+    expected = jax.device_get(loss(values, VIDEO))
+    mesh = make_mesh(MESHES[-1])
+    with use_mesh(mesh):
+        placed = jax.device_put(values, tree_shardings(shapes, mesh))
+        found = jax.device_get(loss(placed, put_batch({"video": VIDEO}, mesh)["video"]))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4)
 
 

@@ -38,8 +38,8 @@ from vidlang.train.run_files import read_config
 from vidlang.train.saved import find_checkpoint, read_note
 from vidlang.train.step import with_video
 
-# Those that AdaVid evaluates its model with, from the dearest to the cheapest.
-PRESETS = ("d-768", "d-dec-high", "d-576", "d-dec", "d-dec-low", "d-384", "d-192")
+# Those that AdaVid evaluates its model with, about from the dearest to the cheapest; d-inc costs what d-dec does.
+PRESETS = ("d-768", "d-dec-high", "d-576", "d-dec", "d-dec-low", "d-inc", "d-384", "d-192")
 # Methods that see nothing but clips: what a sweep counts the operations of, where the model has it.
 VIDEO_METHODS = ("embed_video", "classify")
 
