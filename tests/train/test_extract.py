@@ -1,6 +1,7 @@
 """What an extraction keeps is what the model says of each segment, whoever made it and however often it was killed."""
 
 import os
+import signal
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from vidlang.train.evaluate import restore_model
 from vidlang.train.extract import LOOK, Part, extract
 from vidlang.train.predict import Predict
 from vidlang.train.recipe import read_recipe, result_config
+from vidlang.train.signals import Interrupted
 
 SEGMENTS, FRAMES, BATCH, SHARD = 3, 2, 4, 5
 VARIANTS = {"full": {}, "half": {"mask": 0.5}}
@@ -224,6 +226,38 @@ def aggregating(stage_config, whole, corpus):
 def test_an_aggregator_learns_from_features_and_is_evaluated_on_them(aggregating, tmp_path):
     metrics = stages.train({"name": "tiny", "seed": 0, "stages": (aggregating,)}, tmp_path)
     assert np.isfinite(metrics["loss"]) and 0 <= metrics["val/t2v_r1"] <= 1 and metrics["val/missing"] == 0
+
+
+def test_sigterm_while_a_stage_extracts(aggregating, whole, run, table, corpus, tmp_path, monkeypatch):
+    """Started again, the stage finds what was made, makes the rest, and trains on what it would have had."""
+    made = tmp_path / "features"
+    extract = {"data": {**corpus, "split": "train"}, "out": str(made), "segments": SEGMENTS, "frames": FRAMES, "shard_rows": SHARD}
+    stage = {**aggregating, "init_from": str(run), "init_allow": (".",), "extract": (extract,)}
+    stage["clip"] = {**stage["clip"], "features": {**stage["clip"]["features"], "variants": ("full",)}}
+    stage["clip"]["features"]["store"] = str(made)
+    stage["evals"] = ()
+    config = {"name": "tiny", "seed": 0, "stages": (stage,)}
+    replaced = 0
+
+    def replace(source, target, *, to=os.replace):
+        nonlocal replaced
+        replaced += 1
+        if replaced == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        to(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vidlang.data.features.writer.os.replace", replace)
+        with pytest.raises(Interrupted, match="143"):
+            stages.train(config, tmp_path / "run")
+        stopped_at = replaced
+        assert not (tmp_path / "run" / "0_long" / "checkpoints").exists()
+        metrics = stages.train(config, tmp_path / "run")
+        again = replaced
+    assert np.isfinite(metrics["loss"]) and stopped_at == 4 < again
+    kept, expected = FeatureStore(made), FeatureStore(whole)
+    for row in range(len(table)):  # a stage keeps float16
+        np.testing.assert_allclose(kept.read(row, "full"), expected.read(row, "full"), atol=2e-3)
 
 
 def test_where_features_lie_is_no_part_of_a_result(aggregating, whole, tmp_path):
