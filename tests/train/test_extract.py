@@ -231,7 +231,8 @@ def test_an_aggregator_learns_from_features_and_is_evaluated_on_them(aggregating
 def test_sigterm_while_a_stage_extracts(aggregating, whole, run, table, corpus, tmp_path, monkeypatch):
     """Started again, the stage finds what was made, makes the rest, and trains on what it would have had."""
     made = tmp_path / "features"
-    extract = {"data": {**corpus, "split": "train"}, "out": str(made), "segments": SEGMENTS, "frames": FRAMES, "shard_rows": SHARD}
+    data = {**corpus, "split": "train"}
+    extract = {"data": data, "out": str(made), "segments": SEGMENTS, "frames": FRAMES, "shard_rows": SHARD}
     stage = {**aggregating, "init_from": str(run), "init_allow": (".",), "extract": (extract,)}
     stage["clip"] = {**stage["clip"], "features": {**stage["clip"]["features"], "variants": ("full",)}}
     stage["clip"]["features"]["store"] = str(made)
