@@ -34,12 +34,13 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * nn.sigmoid(1.702 * x)
 
 
-# By name: the exact GELU, and two approximations that published parameters were trained with.
+# By name: the exact GELU, two approximations that published parameters were trained with, and what others have.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "quick_gelu": quick_gelu,
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
     "relu": nn.relu,
+    "silu": nn.silu,
 }
 
 
@@ -155,6 +156,29 @@ class LayerNorm(nn.Module):
         variance = jnp.square(x).sum(axis=-1, keepdims=True) / valid
         y = x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
         return jnp.where(inside, y, 0.0).astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Division by the root of the mean square over the last axis, in float32; returns `dtype`.
+
+    offset: the factor of each channel is 1 + its scale, which then starts at zero (Gemma).
+    """
+
+    width: int
+    dtype: Any
+    epsilon: float = 1e-6
+    offset: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.zeros if self.offset else nn.initializers.ones
+        scale = parameter(self, "scale", init, (self.width,), ("norm",))
+        if x.shape[-1] != self.width:
+            raise ValueError(f"a norm of {self.width} channels was given {x.shape[-1]}")
+        x = x.astype(jnp.float32)
+        y = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.epsilon)
+        factor = (scale + 1.0 if self.offset else scale).reshape((1,) * (x.ndim - 1) + (self.width,))
+        return (y * factor).astype(self.dtype)
 
 
 class LayerScale(nn.Module):
