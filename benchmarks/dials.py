@@ -66,7 +66,7 @@ def settings(layers: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def gradient(model: Model, dials: Dials) -> Callable[..., Any]:
+def gradient(model: nn.Module, dials: Dials) -> Callable[..., Any]:
     """A gradient step, a function of parameters, clips and a drawn schedule."""
 
     def loss(params: Any, video_BTHWC: jax.Array, widths: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""All settings of a language model that guesses each next token, checked; what GPT-2, Llama, Qwen and Gemma differ in."""
+"""All settings of a language model, checked; with what GPT-2, Llama, Qwen and Gemma differ in."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vidlang.nn.attention import Places
+from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.drop_path import draw_paths
 from vidlang.nn.layouts import GRIDDED
 from vidlang.nn.spec import TransformerSpec
@@ -155,7 +156,7 @@ class Runner:
         return layer
 
 
-def checkpointed(layer: Callable[..., jax.Array], spec: TransformerSpec) -> Callable[..., jax.Array]:
+def checkpointed(layer: Callable[..., Any], spec: TransformerSpec | DecoderSpec) -> Callable[..., Any]:
     """The layer, which keeps for its backward pass what `spec.remat` says."""
     if spec.remat == "none":
         return layer

@@ -21,7 +21,7 @@ SCALINGS: dict[str, tuple[str, ...]] = {
 
 
 def check_scaling(scaling: Mapping[str, Any]) -> None:
-    """ValueError for a way of stretching that is not known, or is told too little; the keys are those of config.json."""
+    """ValueError for a way of stretching that is unknown or is told too little; the keys are those of config.json."""
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind not in SCALINGS:
         raise ValueError(f"rotary_scaling has the rope_type {kind!r}; it is one of {', '.join(SCALINGS)}")
