@@ -10,11 +10,12 @@ from vidlang.data.chunks import ChunkStore, open_store
 from vidlang.data.clips import ClipTable
 from vidlang.data.features.rows import RowFeatures
 from vidlang.data.fields import Field, read_fields
-from vidlang.data.plan import ClipSpec
+from vidlang.data.plan import ClipSpec, Frames
+from vidlang.data.prompts import Prompt
 from vidlang.data.tokenizer import Tokenizer
 
 
-def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> ChunkStore | RowFeatures:
+def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> Frames:
     """Opens the table's store, or its features, after everything that a config can get wrong was looked at."""
     if tokenizer is None and spec.text_length:
         raise ValueError(
@@ -29,8 +30,14 @@ def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -
         raise ValueError(
             f"clip.text is {spec.text!r}, and the table has no such column; it has {', '.join(table.columns)}."
         )
+    if spec.prompt is not None:
+        if tokenizer is None:
+            raise ValueError(f"clip.prompt is {spec.prompt!r} and there is no tokenizer; name one, or leave it out.")
+        Prompt(spec.prompt).check(table)
     for field in read_fields(table, spec.fields):
         _check_field(table, field)
+    if spec.text_only:
+        return None
     if (features := spec.feature_spec) is not None:
         return RowFeatures(table, features)
     if table.store is None:
@@ -40,7 +47,7 @@ def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -
     return store
 
 
-def check_training(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> ChunkStore | RowFeatures:
+def check_training(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> Frames:
     """As check_setup, and where texts are learned from, every clip needs one."""
     store = check_setup(table, tokenizer, spec)
     if tokenizer is None:

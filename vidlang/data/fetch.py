@@ -50,19 +50,28 @@ class Fetch:
         """The arrays of a batch of so many rows."""
         spec = self._spec
         fields: Layout = {
-            spec.video_field: ((rows, *spec.video_shape), spec.video_dtype),
             "index_B": ((rows,), np.dtype(np.int64)),
             "broken_B": ((rows,), np.dtype(np.int64)),
             "broken_kind_B": ((rows,), np.dtype(np.int8)),
         }
+        if not spec.text_only:
+            fields = {spec.video_field: ((rows, *spec.video_shape), spec.video_dtype), **fields}
         if self._tokenizer is not None:
             fields["text_BL"] = ((rows, spec.text_length), np.dtype(np.int32))
+        if spec.prompted:
+            fields["prompt_B"] = ((rows,), np.dtype(np.int32))
         return fields | {field.name: ((rows, *field.shape), field.dtype) for field in self._fields}
 
-    def _decode(self, plan: Plan, video: np.ndarray, watch: Watch) -> None:
+    def _frames(self, batch: Batch, place: int) -> np.ndarray | None:
+        """Where the frames of a row go; None where there are texts alone."""
+        return None if self._spec.text_only else batch[self._spec.video_field][place]
+
+    def _decode(self, plan: Plan, video: np.ndarray | None, watch: Watch) -> None:
         """Writes the frames or features of a plan, or raises BrokenVideo; waits for a store that is away."""
         if (kind := watch(plan.attempt)) is not None:
             raise BrokenVideo(f"video {plan.video!r} ended or stopped the worker that decoded it", kind)
+        if self._store is None or video is None:
+            return
         quick, slow = iter(QUICK_WAITS), self._patience.waits()
         while True:
             try:
@@ -81,6 +90,7 @@ class Fetch:
                 return
 
     def _decode_once(self, plan: Plan, video: np.ndarray) -> None:
+        assert self._store is not None
         if isinstance(self._store, RowFeatures):
             self._store.read(plan.row, plan.variant, video)
             return
@@ -102,7 +112,11 @@ class Fetch:
 
     def _write(self, plan: Plan, batch: Batch, place: int, broken: int, kind: int) -> None:
         """All of an example but its frames."""
-        if self._tokenizer is not None:
+        if self._tokenizer is not None and self._spec.prompted:
+            batch["text_BL"][place : place + 1], batch["prompt_B"][place : place + 1] = self._tokenizer.encode_prompted(
+                [plan.prompt], [plan.text]
+            )
+        elif self._tokenizer is not None:
             batch["text_BL"][place] = self._tokenizer.encode([plan.text])[0]
         batch["index_B"][place], batch["broken_B"][place], batch["broken_kind_B"][place] = plan.row, broken, kind
         for field in self._fields:
@@ -122,7 +136,7 @@ class TrainFetch(Fetch):
         kind = -1
         while True:
             try:
-                self._decode(plan, batch[self._spec.video_field][place], watch)
+                self._decode(plan, self._frames(batch, place), watch)
             except BrokenVideo as error:
                 failed.append(plan.row)
                 kind = error.code if kind < 0 else kind
@@ -154,13 +168,13 @@ class EvalFetch(Fetch):
 
     def __call__(self, plan: Plan, batch: Batch, place: int, watch: Watch = _unwatched) -> None:
         """Fills row `place` of the batch."""
-        video, broken, kind, valid = batch[self._spec.video_field][place], -1, -1, plan.row >= 0
+        video, broken, kind, valid = self._frames(batch, place), -1, -1, plan.row >= 0
         if valid:
             try:
                 self._decode(plan, video, watch)
             except BrokenVideo as error:
                 broken, kind, valid = plan.row, error.code, False
-        if not valid:
+        if not valid and video is not None:
             self._blacken(video)
         self._write(plan, batch, place, broken, kind)
         batch["valid_B"][place] = valid

@@ -33,7 +33,7 @@ from vidlang.data.workers.stream import Batches, StreamOptions
 
 MIXING = ("items", "batches")
 # What clips of one batch must have in common.
-SHARED = ("frames", "size", "text_length", "pixels", "fields", "feature_shape")
+SHARED = ("frames", "size", "text_length", "prompted", "pixels", "fields", "feature_shape")
 # A smaller share would need blocks of more items than are worth laying out at once.
 SMALLEST_SHARE = 1e-5
 # Blocks are laid out whole, and one is in use at a time, but for the first items after a change.

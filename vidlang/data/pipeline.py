@@ -182,3 +182,12 @@ class EvalData:
                 "this evaluation compares clips with texts, and its stage has no tokenizer; name one, or leave it out"
             )
         return self._tokenizer.encode(texts)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the stage's texts."""
+        if self._tokenizer is None:
+            raise ValueError(
+                "this evaluation makes texts, and its stage has no tokenizer; name one, or leave the evaluation out"
+            )
+        return self._tokenizer

@@ -21,6 +21,7 @@ from vidlang.data.crops import CropBox, choose_crop
 from vidlang.data.features.rows import FeatureSpec, RowFeatures
 from vidlang.data.frames import choose_times
 from vidlang.data.groups import Groups
+from vidlang.data.prompts import Prompt
 
 PAIRS = ("none", "group")
 PIXELS = ("rgb", "yuv420")
@@ -32,6 +33,8 @@ FRAMES = ("frames", "size", "times", "crop")
 # What says which frames, as it is where there are none; and what a plan has then.
 NO_FRAMES = {"frames": 0, "size": 0, "times": {}, "crop": {}, "pixels": "rgb", "views": 1, "crops": 1}
 NO_TIMES, NO_CROP = np.zeros(0), CropBox(0, 0, 2, 2)
+# Where frames come from; None where there are texts alone.
+Frames = ChunkStore | RowFeatures | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,12 @@ class ClipSpec:
     pixels="yuv420" frames stay in the planes they are stored in, half as many bytes, as yuv_BTXW in place of
     video_BTHWC. An evaluation sees each row as `views` choices of moments times `crops` choices of box, one after
     another. With `features`, the keys of `FeatureSpec`, nothing is decoded: in place of frames, and of all that says
-    which, a batch has features_BSD.
+    which, a batch has features_BSD. With frames=0, and nothing that says which frames, there are texts alone: no store is
+    opened and nothing decoded.
+
+    `prompt` is what a text answers: a template such as "question: {question} answer:", with the table's columns in
+    braces; "" is no words. It comes before the text, in text_BL, and batches have prompt_B then: how many tokens of the
+    begin and the prompt are not to be learned. None, as usual, is for texts that answer nothing, without that field.
     """
 
     frames: int = 0
@@ -53,6 +61,7 @@ class ClipSpec:
     crop: Annotated[Mapping[str, Any], CROP_SECTION] = field(default_factory=dict)
     text_length: int = 0
     text: str = "texts"
+    prompt: str | None = None
     pairs: str = "none"
     fields: tuple[str, ...] = ()
     pixels: str = "rgb"
@@ -63,7 +72,7 @@ class ClipSpec:
     def __post_init__(self) -> None:
         if self.features is not None:
             self._check_features()
-        some = int(self.features is None)
+        some = int(self.features is None and not self.text_only)
         for name, least in {"frames": some, "size": some, "text_length": 0, "views": 1, "crops": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"clip.{name} must be at least {least}, found {getattr(self, name)}.")
@@ -74,7 +83,11 @@ class ClipSpec:
                 )
         if self.pixels == "yuv420" and self.size % 4:
             raise ValueError(f"clip.pixels='yuv420' needs a clip.size that divides by 4, found {self.size}.")
-        for name, words in (("times", TIMES_SECTION), ("crop", CROP_SECTION)) if self.features is None else ():
+        if self.prompt is not None:
+            Prompt(self.prompt)
+        if self.text_only and not self.text_length:
+            raise ValueError("clip.frames is 0, for texts alone, and clip.text_length is 0 too; set one of them.")
+        for name, words in (("times", TIMES_SECTION), ("crop", CROP_SECTION)) if some else ():
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"clip.{name} must be {words}; found {getattr(self, name)!r}")
             options = dict(getattr(self, name))
@@ -90,6 +103,16 @@ class ClipSpec:
                 f"{', '.join(given)}, or features"
             )
         call(FeatureSpec, self.features or {}, what="clip.features")
+
+    @property
+    def text_only(self) -> bool:
+        """Whether an example is a text and nothing else."""
+        return self.features is None and all(getattr(self, name) == usual for name, usual in NO_FRAMES.items())
+
+    @property
+    def prompted(self) -> bool:
+        """Whether texts come after a prompt."""
+        return self.prompt is not None
 
     @property
     def feature_spec(self) -> FeatureSpec | None:
@@ -143,20 +166,23 @@ class Plan:
     view: int = 0
     choice: int = 0
     variant: int = 0
+    prompt: str = ""
 
 
 class Planner:
     """Makes plans from one table; what the train and the eval planner share."""
 
-    def __init__(self, table: ClipTable, store: ChunkStore | RowFeatures, spec: ClipSpec) -> None:
+    def __init__(self, table: ClipTable, store: Frames, spec: ClipSpec) -> None:
         self.table, self.store, self.spec = table, store, spec
+        self._prompt = None if spec.prompt is None else Prompt(spec.prompt)
 
     def _plan(self, index: int, attempt: int, row: int, rng: np.random.Generator | None, view: int = 0) -> Plan:
         text, choice = self._text(row, rng)
+        prompt = "" if self._prompt is None else self._prompt.of(self.table, row)
         video, start, end = (self.table.cell(row, name) for name in ("video", "start", "end"))
-        if isinstance(self.store, RowFeatures):
-            variant = self.store.choose(rng)
-            return Plan(index, attempt, row, video, text, NO_TIMES, NO_CROP, view, choice, variant)
+        if self.store is None or isinstance(self.store, RowFeatures):
+            variant = 0 if self.store is None else self.store.choose(rng)
+            return Plan(index, attempt, row, video, text, NO_TIMES, NO_CROP, view, choice, variant, prompt)
         info = self.store.info(video)
         # Annotations may run past the end of a video; a clip that starts there is left for the decoder to refuse.
         end = min(end, info.duration) if start < info.duration else end
@@ -173,7 +199,7 @@ class Planner:
             **self.spec.times,
         )
         crop = choose_crop(rng, info.height, info.width, view=crop_view, views=self.spec.crops, **self.spec.crop)
-        return Plan(index, attempt, row, video, text, times_T, crop, view, choice)
+        return Plan(index, attempt, row, video, text, times_T, crop, view, choice, prompt=prompt)
 
     def _text(self, row: int, rng: np.random.Generator | None) -> tuple[str, int]:
         """(the row's text, which of its texts that is)."""
@@ -220,7 +246,7 @@ class TrainPlanner(Planner):
     def __init__(
         self,
         table: ClipTable,
-        store: ChunkStore | RowFeatures,
+        store: Frames,
         spec: ClipSpec,
         seed: int,
         groups: Groups | None = None,
@@ -255,6 +281,6 @@ class EvalPlanner(Planner):
 
     def __call__(self, index: int) -> Plan:
         if index >= self.items:
-            return dataclasses.replace(self._plan(index, 0, 0, None), row=-1, text="")
+            return dataclasses.replace(self._plan(index, 0, 0, None), row=-1, text="", prompt="")
         row, view = divmod(index, self.spec.views * self.spec.crops)
         return self._plan(index, 0, row, None, view)

@@ -75,6 +75,49 @@ class Tokenizer:
             row_L[: len(ids)] = ids
         return text_NL
 
+    def encode_prompts(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n, length] of prompts, how many tokens each has): begin and words, and no end.
+
+        A model goes on from the last of these. Where the family has no begin token, the end token stands in front of an
+        empty prompt, as texts follow one another in what such models were trained on.
+        """
+        found = [self._prompt_ids(prompt) for prompt in prompts]
+        for prompt, ids in zip(prompts, found, strict=True):
+            if len(ids) > self.length:
+                raise ValueError(
+                    f"the prompt {prompt[:60]!r} has {len(ids)} tokens, and there is room for {self.length}; shorten "
+                    "it, or set clip.text_length higher"
+                )
+        text_NL = np.full((len(found), self.length), PAD, np.int32)
+        for row_L, ids in zip(text_NL, found, strict=True):
+            row_L[: len(ids)] = ids
+        return text_NL, np.array([len(ids) for ids in found], np.int32)
+
+    def encode_prompted(self, prompts: Sequence[str], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n, length] of prompts with texts after them, how many tokens the prompts have).
+
+        What does not fit is cut from the end of the text; the end token always is there, and so is the whole prompt.
+        """
+        text_NL = np.full((len(texts), self.length), PAD, np.int32)
+        prompt_N = np.zeros(len(texts), np.int32)
+        encodings = self._encode([self.clean(text) for text in texts])
+        for row, (prompt, encoding) in enumerate(zip(prompts, encodings, strict=True)):
+            before = self._prompt_ids(prompt)
+            room = self.length - len(before) - 1
+            if room < 1:
+                raise ValueError(
+                    f"the prompt {prompt[:60]!r} has {len(before)} tokens, which leaves no room for a text in "
+                    f"{self.length}; shorten it, or set clip.text_length higher"
+                )
+            ids = [*before, *encoding.ids[:room], self.end_id]
+            text_NL[row, : len(ids)], prompt_N[row] = ids, len(before)
+        return text_NL, prompt_N
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        words = self._encode([self.clean(prompt)])[0].ids if prompt else []
+        begin = self.begin_id if self.begin_id is not None or words else self.end_id
+        return words if begin is None else [begin, *words]
+
     def decode(self, text_NL: np.ndarray) -> list[str]:
         """The texts of rows of ids as people read them: without begin, end and padding."""
         text_NL = np.asarray(text_NL)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from vidlang.core.config import call
 from vidlang.core.sharding import constrain
 from vidlang.models import video as video_model
+from vidlang.models.generation import Decoding, Generated, continued
 from vidlang.models.language import Output, State
 from vidlang.nn.decoder import Cross, Decoder
 from vidlang.nn.decoder_block import KeyValue
@@ -93,6 +94,18 @@ class Model(video_model.WithVideoEncoder):
         """(logits [B, V] of what follows these tokens, the state)."""
         logits_BV, cache = self.decoder.advance(token_B, state.cache, self.looking(None, state.seen))
         return logits_BV, State(cache, state.seen)
+
+    def generate(
+        self,
+        visual_BQD: jax.Array,
+        prompt_BL: jax.Array,
+        length_B: jax.Array,
+        rows_B: jax.Array | None = None,
+        *,
+        settings: Decoding,
+    ) -> Generated:
+        """Texts about clips that were seen, after the first length_B tokens of each prompt."""
+        return continued(self, prompt_BL, length_B, settings, rows_B, visual_BQD)
 
     def likelihood(self, visual_BQD: jax.Array, text_BL: jax.Array, prompt_B: jax.Array) -> jax.Array:
         """[B, 2]: the sum of log p of the tokens after the first prompt_B of each text, and how many these are."""

@@ -10,6 +10,7 @@ import flax.struct
 import jax
 
 from vidlang.core.config import call
+from vidlang.models.generation import Decoding, Generated, continued
 from vidlang.nn.decoder import Cache, Decoder
 from vidlang.nn.decoder_block import KeyValue
 from vidlang.nn.decoder_spec import DecoderSpec
@@ -66,6 +67,12 @@ class Model(nn.Module):
         """(logits [B, V] of what follows these tokens, the state)."""
         logits_BV, cache = self.decoder.advance(token_B, state.cache)
         return logits_BV, State(cache)
+
+    def generate(
+        self, prompt_BL: jax.Array, length_B: jax.Array, rows_B: jax.Array | None = None, *, settings: Decoding
+    ) -> Generated:
+        """Texts that follow the first length_B tokens of each prompt."""
+        return continued(self, prompt_BL, length_B, settings, rows_B)
 
     def likelihood(self, text_BL: jax.Array, prompt_B: jax.Array) -> jax.Array:
         """[B, 2]: the sum of log p of the tokens after the first prompt_B of each text, and how many these are."""

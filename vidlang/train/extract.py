@@ -159,7 +159,7 @@ def _encoder(predict: Predict, params: Any, each: int) -> Encoder:
     def encode(batch: Mapping[str, np.ndarray]) -> np.ndarray:
         clips = {name: batch[name] for name in VIDEO_FIELDS if name in batch}
         parts = {name: x.reshape(len(x) * each, x.shape[1] // each, *x.shape[2:]) for name, x in clips.items()}
-        features_VD = predict("embed_video", params, **parts)
+        features_VD: np.ndarray = predict("embed_video", params, **parts)  # type: ignore[arg-type]
         if not np.isfinite(features_VD).all():
             raise ValueError(
                 "the model's embeddings of clips are not finite; take a checkpoint from before it diverged"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -33,7 +33,7 @@ class Predict:
     ) -> None:
         """`before` runs before each call; it may raise, for example to leave a long evaluation."""
         self._model, self._mesh, self._dials, self._before = model, mesh, dials, before
-        self._jitted: dict[str, Any] = {}
+        self._jitted: dict[tuple[str, Hashable], Any] = {}
         self._others: dict[Dials, Predict] = {dials: self}
 
     def at(self, dials: Dials) -> Predict:
@@ -42,12 +42,16 @@ class Predict:
             self._others[dials] = Predict(self._model, self._mesh, dials=dials, before=self._before)
         return self._others[dials]
 
-    def __call__(self, method: str, params: Any, **host_arrays: np.ndarray) -> np.ndarray:
-        """float32 [rows of all processes, ...] of `model.method(**host_arrays)`."""
+    def __call__(self, method: str, params: Any, *, settings: Hashable = None, **host_arrays: np.ndarray) -> Any:
+        """[rows of all processes, ...] of `model.method(**host_arrays)`, or a tree of these.
+
+        Numbers come as float32, whole ones as they are. `settings`, where given, go to the method, which is compiled
+        once for each of them.
+        """
         if self._before is not None:
             self._before()
-        if method not in self._jitted:
-            self._jitted[method] = self._compile(method)
+        if (method, settings) not in self._jitted:
+            self._jitted[method, settings] = self._compile(method, settings)
         rows = {name: array.shape[0] for name, array in host_arrays.items()}
         if len(set(rows.values())) != 1:
             raise ValueError(f"{method} needs arrays with equally many rows; found {rows}")
@@ -55,9 +59,21 @@ class Predict:
         processes = jax.process_count()
         multiple = -(-batch_ways(self._mesh) // processes)
         padded = {name: _pad_rows(array, -count % multiple) for name, array in host_arrays.items()}
-        result = to_host(self._jitted[method](params, put_batch(padded, self._mesh)))
-        by_process = result.reshape(processes, -1, *result.shape[1:])[:, :count]
-        return by_process.reshape(processes * count, *result.shape[1:]).astype(np.float32)
+
+        def own(x: np.ndarray) -> np.ndarray:
+            by_process = x.reshape(processes, -1, *x.shape[1:])[:, :count]
+            found = by_process.reshape(processes * count, *x.shape[1:])
+            return found if found.dtype.kind in "iu" else found.astype(np.float32)
+
+        return jax.tree.map(own, to_host(self._jitted[method, settings](params, put_batch(padded, self._mesh))))
+
+    def require(self, *methods: str) -> None:
+        """ValueError unless the model has these methods: evaluators ask before anything is trained."""
+        lacking = [name for name in methods if not hasattr(self._model, name)]
+        if lacking:
+            raise ValueError(
+                f"the model {type(self._model).__module__} has no method {lacking[0]!r}, which is needed here"
+            )
 
     def gather(self, host_array: np.ndarray) -> np.ndarray:
         """The rows of all processes, in the order of `__call__`."""
@@ -65,14 +81,14 @@ class Predict:
             return np.asarray(host_array)
         return np.asarray(multihost_utils.process_allgather(host_array, tiled=True)).astype(host_array.dtype)
 
-    def _compile(self, method: str) -> Any:
-        if not hasattr(self._model, method):
-            raise ValueError(f"the model {type(self._model).__module__} has no method {method!r}, which is needed here")
-
+    def _compile(self, method: str, settings: Hashable) -> Any:
+        self.require(method)
         takes_dials = "dials" in inspect.signature(getattr(self._model, method)).parameters
-        options = {"dials": self._dials} if takes_dials else {}
+        options: dict[str, Any] = {"dials": self._dials} if takes_dials else {}
+        if settings is not None:
+            options["settings"] = settings
 
-        def apply(params: Any, arrays: Mapping[str, jax.Array]) -> jax.Array:
+        def apply(params: Any, arrays: Mapping[str, jax.Array]) -> Any:
             # What dials draw at inference, they draw the same each time.
             bound = self._model.bind({"params": params}, rngs=streams(jax.random.key(0)))
             return getattr(bound, method)(**with_video(arrays), **options)

@@ -104,8 +104,9 @@ def check(stage: Stage) -> None:
         check_keys(load_module("datasets", name).load, options, what=what, extra=())
         where = "clip" if what == "data" else f"clip of {what.removeprefix('data of ')}"
         spec = build.clip_spec(part.clip, where)
-        if spec.features is not None and build.augmentation(stage) != NOTHING:
-            raise ValueError(f"augment changes frames, and {where}.features has none; leave one of them out")
+        if (spec.features is not None or spec.text_only) and build.augmentation(stage) != NOTHING:
+            key = "features" if spec.features is not None else "frames=0"
+            raise ValueError(f"augment changes frames, and {where}.{key} has none; leave one of them out")
         length = spec.text_length
         if stage.tokenizer and not length:
             raise ValueError(f"the stage names a tokenizer, and {where}.text_length is missing; give texts a length")
@@ -171,12 +172,13 @@ def batch_fields(stage: Stage, clips: Sequence[ClipTable] | None) -> dict[Shape,
     """
     found: dict[Shape, Fields] = {}
     for number, spec in enumerate(specs(stage)):
-        rows: dict[str, tuple[tuple[int, ...], Any]] = {
-            spec.video_field: (spec.video_shape, spec.video_dtype),
-            "index_B": ((), np.int64),
-        }
+        rows: dict[str, tuple[tuple[int, ...], Any]] = {"index_B": ((), np.int64)}
+        if not spec.text_only:
+            rows = {spec.video_field: (spec.video_shape, spec.video_dtype), **rows}
         if spec.text_length:
             rows["text_BL"] = (spec.text_length,), np.int32
+        if spec.prompted:
+            rows["prompt_B"] = (), np.int32
         expected = filter(None, map(expected_field, spec.fields))
         columns = expected if clips is None else read_fields(clips[number], spec.fields)
         rows |= {field.name: (field.shape, field.dtype) for field in columns}

@@ -17,7 +17,8 @@ _WORKER_BYTES = 300e6
 
 def batch_bytes(spec: ClipSpec, local_batch: int) -> int:
     """What one process's part of a batch takes, nearly all of it frames or features."""
-    return local_batch * math.prod(spec.video_shape) * spec.video_dtype.itemsize
+    video = 0 if spec.text_only else math.prod(spec.video_shape) * spec.video_dtype.itemsize
+    return local_batch * max(video, 4 * spec.text_length)
 
 
 def settle_workers(workers: int, prefetch: int, size: int) -> int:

@@ -1,0 +1,115 @@
+"""Choosing tokens: what may follow, drawing from the nucleus, and the bookkeeping of beams. No model is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+# The logarithm of no chance at all, finite so that sums of several stay numbers.
+NEVER = -1e30
+
+
+def forbid(logits_RV: jax.Array, ids: Sequence[int], when: jax.Array) -> jax.Array:
+    """The logits without these tokens, where `when` holds."""
+    if not ids:
+        return logits_RV
+    forbidden_V = jnp.zeros(logits_RV.shape[-1], bool).at[jnp.asarray(ids)].set(True)
+    return jnp.where(when & forbidden_V, NEVER, logits_RV)
+
+
+def is_one_of(token: jax.Array, ids: Sequence[int]) -> jax.Array:
+    """Which tokens are among these."""
+    return jnp.isin(token, jnp.asarray(ids, token.dtype)) if ids else jnp.zeros(token.shape, bool)
+
+
+def nucleus(logits_RV: jax.Array, share: float) -> jax.Array:
+    """The logits of the most likely tokens that together have `share` of the chances, NEVER for the others.
+
+    The token that crosses the share is in, so there is always one. Of equally likely ones the first come first.
+    """
+    if share >= 1.0:
+        return logits_RV
+    order_RV = jnp.argsort(-logits_RV, axis=-1, stable=True)
+    chance_RV = jax.nn.softmax(jnp.take_along_axis(logits_RV, order_RV, axis=-1), axis=-1)
+    before_RV = jnp.cumsum(chance_RV, axis=-1) - chance_RV
+    rank_RV = jnp.argsort(order_RV, axis=-1)
+    inside_RV = jnp.take_along_axis(before_RV < share, rank_RV, axis=-1)
+    return jnp.where(inside_RV, logits_RV, NEVER)
+
+
+def draw(keys_R: jax.Array, logits_RV: jax.Array, temperature: float, share: float) -> jax.Array:
+    """One token for each row, each by its own key; temperature 0 takes the most likely."""
+    if temperature == 0.0:
+        return jnp.argmax(logits_RV, axis=-1).astype(jnp.int32)
+    logits_RV = nucleus(logits_RV / temperature, share)
+    return jax.vmap(jax.random.categorical)(keys_R, logits_RV).astype(jnp.int32)
+
+
+def length_norm(length: jax.Array | float, power: float) -> jax.Array:
+    """What log p of a text of this length is divided by: ((5 + length) / 6) ** power (GNMT)."""
+    return jnp.asarray(((5.0 + length) / 6.0) ** power, jnp.float32)
+
+
+@flax.struct.dataclass
+class Beams:
+    """The K best texts of each row that go on, and the K best that have ended; both best first.
+
+    log_p_BK: of those that go on; score_BK: log p over `length_norm` of those that ended, NEVER where there is none.
+    """
+
+    tokens_BKN: jax.Array
+    log_p_BK: jax.Array
+    ended_BKN: jax.Array
+    score_BK: jax.Array
+
+    @classmethod
+    def begin(cls, rows: int, beams: int, longest: int) -> Beams:
+        """One empty text for each row; the other places are to be filled by what follows it."""
+        nothing_BKN = jnp.zeros((rows, beams, longest), jnp.int32)
+        log_p_BK = jnp.full((rows, beams), NEVER, jnp.float32).at[:, 0].set(0.0)
+        return cls(nothing_BKN, log_p_BK, nothing_BKN, jnp.full((rows, beams), NEVER, jnp.float32))
+
+
+def extend(
+    beams: Beams, log_p_BKV: jax.Array, step: jax.Array, stop: Sequence[int], power: float
+) -> tuple[Beams, jax.Array, jax.Array]:
+    """(the beams one token longer, the parent of each text that goes on [B, K], its new token [B, K])."""
+    batch, count, vocab = log_p_BKV.shape
+    # So many that K are left however many of them end.
+    wanted = min(count * (1 + len(stop)), count * vocab)
+    total_BX = (beams.log_p_BK[..., None] + log_p_BKV).reshape(batch, -1)
+    best_BC, place_BC = jax.lax.top_k(total_BX, wanted)
+    parent_BC, token_BC = place_BC // vocab, (place_BC % vocab).astype(jnp.int32)
+    tokens_BCN = jnp.take_along_axis(beams.tokens_BKN, parent_BC[..., None], axis=1).at[:, :, step].set(token_BC)
+    ends_BC = is_one_of(token_BC, stop)
+
+    score_BC = jnp.where(ends_BC, best_BC / length_norm(step + 1.0, power), NEVER)
+    # What has no chance has not ended either.
+    score_BC = jnp.where(best_BC <= 0.5 * NEVER, NEVER, score_BC)
+    all_BX = jnp.concatenate([beams.score_BK, score_BC], axis=1)
+    score_BK, kept_BK = jax.lax.top_k(all_BX, count)
+    ended_BXN = jnp.concatenate([beams.ended_BKN, tokens_BCN], axis=1)
+    ended_BKN = jnp.take_along_axis(ended_BXN, kept_BK[..., None], axis=1)
+
+    log_p_BK, live_BK = jax.lax.top_k(jnp.where(ends_BC, NEVER, best_BC), count)
+    tokens_BKN = jnp.take_along_axis(tokens_BCN, live_BK[..., None], axis=1)
+    parent_BK, token_BK = (jnp.take_along_axis(x, live_BK, axis=1) for x in (parent_BC, token_BC))
+    return Beams(tokens_BKN, log_p_BK, ended_BKN, score_BK), parent_BK, token_BK
+
+
+def can_improve(beams: Beams, longest: int, power: float) -> jax.Array:
+    """[B]: whether a text that goes on could still end better than the worst that ended."""
+    at_best_B = beams.log_p_BK[:, 0] / length_norm(float(longest), max(power, 0.0))
+    return at_best_B > beams.score_BK[:, -1]
+
+
+def finish(beams: Beams, longest: int, power: float) -> tuple[jax.Array, jax.Array]:
+    """(texts [B, K, N], scores [B, K]), best first; those that were cut off count with what they have."""
+    cut_BK = jnp.where(beams.log_p_BK <= 0.5 * NEVER, NEVER, beams.log_p_BK / length_norm(float(longest), power))
+    all_BX = jnp.concatenate([beams.score_BK, cut_BK], axis=1)
+    score_BK, kept_BK = jax.lax.top_k(all_BX, cut_BK.shape[1])
+    texts_BXN = jnp.concatenate([beams.ended_BKN, beams.tokens_BKN], axis=1)
+    return jnp.take_along_axis(texts_BXN, kept_BK[..., None], axis=1), score_BK
