@@ -20,6 +20,11 @@ class ToyPredict:
         self.gather = gather
         self.rows = {}
 
+    def require(self, *methods):
+        lacking = [name for name in methods if not hasattr(self, f"_{name}")]
+        if lacking:
+            raise ValueError(f"the model toy has no method {lacking[0]!r}, which is needed here")
+
     def __call__(self, method, params, **arrays):
         found = getattr(self, f"_{method}")(params, **arrays)
         self.rows.setdefault(method, []).append(len(found))

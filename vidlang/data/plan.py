@@ -47,8 +47,8 @@ class ClipSpec:
     pixels="yuv420" frames stay in the planes they are stored in, half as many bytes, as yuv_BTXW in place of
     video_BTHWC. An evaluation sees each row as `views` choices of moments times `crops` choices of box, one after
     another. With `features`, the keys of `FeatureSpec`, nothing is decoded: in place of frames, and of all that says
-    which, a batch has features_BSD. With frames=0, and nothing that says which frames, there are texts alone: no store is
-    opened and nothing decoded.
+    which, a batch has features_BSD. With frames=0, and nothing that says which frames, there are texts alone: no store
+    is opened and nothing decoded.
 
     `prompt` is what a text answers: a template such as "question: {question} answer:", with the table's columns in
     braces; "" is no words. It comes before the text, in text_BL, and batches have prompt_B then: how many tokens of the

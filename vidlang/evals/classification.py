@@ -39,6 +39,7 @@ class Evaluator:
         tables: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.predict, self.data, self.heads = predict, data, dict(heads)
+        predict.require("classify")
         self.marginalize, self.action = dict(marginalize or {}), action
         counts = {**self.heads, **self.marginalize}
         if not self.heads or not all(isinstance(count, int) and count >= 2 for count in counts.values()):

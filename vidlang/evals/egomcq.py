@@ -26,6 +26,7 @@ class Evaluator:
 
     def __init__(self, predict: Any, data: Any) -> None:
         self.predict, self.data = predict, data
+        predict.require("embed_video", "embed_text")
 
     def run(self, params: Any) -> dict[str, float]:
         """Metrics accuracy, chance (mean of 1 / choices), accuracy_<kind>, count_<kind>, count and missing.

@@ -29,6 +29,7 @@ class Evaluator:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 query; found {chunk}")
         self.predict, self.data, self.chunk = predict, data, chunk
+        predict.require("embed_video", "embed_text")
         self.official = epic_kitchens.sentences(root, split) if root else None
 
     def run(self, params: Any) -> dict[str, float]:

@@ -24,10 +24,11 @@ class Evaluator:
 
     def __init__(self, predict: Any, data: Any, *, with_question: bool = False) -> None:
         self.predict, self.data, self.with_question = predict, data, with_question
+        predict.require("embed_video", "embed_text")
 
     def run(self, params: Any) -> dict[str, float]:
         """Metrics accuracy, chance (mean of 1 / choices), count, missing, and accuracy_<kind>, chance_<kind>."""
-        choices_N, answer_N = _questions(self.data.table)
+        choices_N, answer_N = questions(self.data.table)
         if self.with_question:
             choices_N = _with_question(self.data.table, choices_N)
         video_NE, present_N = embed_clips(self.predict, self.data, params)
@@ -47,7 +48,8 @@ class Evaluator:
         return {**result, "count": float(len(rows)), "missing": float(len(present_N) - len(rows))}
 
 
-def _questions(table: Any) -> tuple[list[list[str]], np.ndarray]:
+def questions(table: Any) -> tuple[list[list[str]], np.ndarray]:
+    """(the choices of each row, the place of the right one), checked."""
     need(table, ("choices", "answer"), "multiple choice")
     choices_N, answer_N = table.column("choices"), np.asarray(table.column("answer"))
     for row, (choices, answer) in enumerate(zip(choices_N, answer_N.tolist(), strict=True)):

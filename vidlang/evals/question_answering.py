@@ -56,6 +56,7 @@ class Evaluator:
             raise ValueError(f"agree is the number of people who make an answer right, at least 1; found {agree}")
         need(data.table, ("question", "answers", *(by or ())), "question answering")
         self.predict, self.data = predict, data
+        predict.require("answer")
         self.by = tuple(by) if by is not None else ("kind",) if "kind" in data.table.columns else ()
         self.answers = answer_texts(answers)
         self._judge = metrics.Judge(self.answers, metrics.NORMALISATIONS[normalise], agree)

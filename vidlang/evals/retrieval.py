@@ -46,6 +46,7 @@ class Evaluator:
             need(data.table, ("label",), "retrieval with shared texts")
         self.predict, self.data, self.chunk, self.shared = predict, data, chunk, shared
         self.rerank = _rerank.Options(rerank, ensemble, tokens_dtype)
+        predict.require("embed_video", "embed_text", *(("video_tokens", "match") if rerank else ()))
 
     def run(self, params: Any) -> dict[str, float]:
         """Metrics as t2v_r1, ..., v2t_mean_rank, with the numbers of videos, texts and missing clips.

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from vidlang.core.config import call
 from vidlang.core.sharding import constrain
 from vidlang.models import video as video_model
-from vidlang.models.generation import Decoding, Generated, continued
+from vidlang.nn.generation import Decoding, Generated, continued
 from vidlang.models.language import Output, State
 from vidlang.nn.decoder import Cross, Decoder
 from vidlang.nn.decoder_block import KeyValue

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 
 from vidlang.core.config import call
-from vidlang.models.generation import Decoding, Generated, continued
+from vidlang.nn.generation import Decoding, Generated, continued
 from vidlang.nn.decoder import Cache, Decoder
 from vidlang.nn.decoder_block import KeyValue
 from vidlang.nn.decoder_spec import DecoderSpec

@@ -19,7 +19,8 @@ def loss(
     """Mean cross entropy of the tokens of batch["text_BL"] after the first, under outputs.caption_BLV.
 
     Place l of caption_BLV predicts token l + 1; what the last place predicts is not looked at. Padding, the trailing
-    run of zeros, is not asked for; the end of the text is. `label_smoothing` is spread over all words. All tokens of
+    run of zeros, is not asked for; the end of the text is. With `batch["prompt_B"]`, the first so many tokens of each
+    text are a prompt, which is not asked for either. `label_smoothing` is spread over all words. All tokens of
     the batch count alike; `batch["valid_B"]`, where present, drops those of a row, and `batch["weight_B"]` weighs them.
     As an auxiliary of another objective it is a part of `combined`.
     """
@@ -35,6 +36,9 @@ def loss(
     # The last place, which nothing follows, is masked and not cut off, for that would copy all logits.
     next_BL = jnp.roll(text_BL, -1, axis=1)
     asked_BL = jnp.roll(not_padding(text_BL), -1, axis=1).at[:, -1].set(False) & valid_B[:, None]
+    if "prompt_B" in batch:
+        place_L = jnp.arange(1, text_BL.shape[1] + 1)  # of what is predicted
+        asked_BL = asked_BL & (place_L >= jnp.asarray(batch["prompt_B"])[:, None])
     caption_BLV = blank(caption_BLV, valid_B)
     weight_BL = row_weights(batch, valid_B, caption_BLV.dtype)[:, None] * asked_BL
     one_BL = asked_BL.astype(jnp.float32)

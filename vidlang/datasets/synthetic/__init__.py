@@ -24,9 +24,10 @@ from vidlang.core.config import did_you_mean
 from vidlang.data.clips import ClipTable
 from vidlang.datasets.synthetic.annotations import KINDS, SPLITS, answer_list
 from vidlang.datasets.synthetic.corpus import ensure, ensure_tokenizer, table_path
+from vidlang.datasets.synthetic.parsing import parse_events
 from vidlang.datasets.synthetic.settings import Settings
 
-__all__ = ["answer_list", "load", "tokenizer_path"]
+__all__ = ["answer_list", "load", "parse_events", "tokenizer_path"]
 
 
 def load(
