@@ -14,8 +14,9 @@ from vidlang.core.tree import flatten_paths, merge
 from vidlang.models.video import Model
 from vidlang.ops.positions import resize_space
 from vidlang.ops.relative import resize_table
-from vidlang.train import check, loop, stages
+from vidlang.train import check, initial, loop, stages
 from vidlang.train.carry import carry, carry_arrays, describe, tower
+from vidlang.train.origins import Run
 from vidlang.train.recipe import read_recipe
 from vidlang.train.step import TrainState
 
@@ -177,14 +178,14 @@ def test_a_longer_stage_takes_the_checkpoint_of_a_shorter(stage_config, dual_enc
     plain = {"stages": [{"model": {**stage.model, "name": "dual_encoder"}} for stage in recipe.stages]}
     table = jnp.asarray(np.arange(2.0)[:, None] * np.ones((1, 16)), jnp.float32)
     note = {"config": plain, "stage": 0, "fields": {"video_BTHWC": [[4, 16, 16, 3], "uint8"]}}
-    monkeypatch.setattr(loop, "find_checkpoint", lambda path: ("run/0_short", 4))
-    monkeypatch.setattr(loop, "read_note", lambda folder, step: note)
-    monkeypatch.setattr(loop, "restore_params", lambda *_, **__: {"video_encoder": {"temporal": table}})
+    monkeypatch.setattr(initial, "find_checkpoint", lambda path: ("run/0_short", 4))
+    monkeypatch.setattr(initial, "read_note", lambda folder, step: note)
+    monkeypatch.setattr(initial, "restore_params", lambda *_, **__: {"video_encoder": {"temporal": table}})
     mesh = mesh_of()
     with use_mesh(mesh):
         fresh = {"video_encoder": {"temporal": jax.device_put(jnp.zeros((4, 16)), replicated(mesh))}}
         state = TrainState(jnp.int32(0), fresh, SimpleNamespace())
-        taken, report = loop.take_params(state, "run", recipe.stages[1], fields(8, 16, 16), mesh)
+        taken, report = initial.take_params(state, (Run("run"),), (), recipe.stages[1], fields(8, 16, 16), mesh)
     np.testing.assert_allclose(taken.params["video_encoder"]["temporal"][:, 0], [0, 0.25, 0.75, 1], atol=1e-6)
     assert "step 4 of run/0_short: 1 parameters loaded" in report
     assert "video_encoder/temporal (2, 16) -> (4, 16), linear" in report
@@ -212,7 +213,7 @@ def test_a_run_of_two_stages_goes_on_from_the_repeated_table(recipe, dual_encode
 
     take_params = loop.take_params
     monkeypatch.setattr(loop, "take_params", take)
-    monkeypatch.setattr(loop, "restore_params", remember(loop.restore_params, restored))
+    monkeypatch.setattr(initial, "restore_params", remember(initial.restore_params, restored))
     stages.train(config, tmp_path)
     (table, report), trained = seen[0], np.asarray(restored[0]["video_encoder"]["temporal"])
     assert trained.shape == (2, 16) and "video_encoder/temporal (2, 16) -> (4, 16), repeat" in report

@@ -20,12 +20,12 @@ import jax.numpy as jnp
 from vidlang.core.config import call
 from vidlang.core.sharding import constrain
 from vidlang.models import video as video_model
-from vidlang.nn.generation import Decoding, Generated, continued
 from vidlang.models.language import Output, State
 from vidlang.nn.decoder import Cross, Decoder
 from vidlang.nn.decoder_block import KeyValue
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.gated_cross import CrossSpec, GatedCross
+from vidlang.nn.generation import Decoding, Generated, continued
 from vidlang.nn.resampler import Resampler, ResamplerSpec
 from vidlang.nn.transformer import init_layers
 from vidlang.ops.dials import OFF, Dials

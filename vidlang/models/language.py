@@ -10,10 +10,10 @@ import flax.struct
 import jax
 
 from vidlang.core.config import call
-from vidlang.nn.generation import Decoding, Generated, continued
 from vidlang.nn.decoder import Cache, Decoder
 from vidlang.nn.decoder_block import KeyValue
 from vidlang.nn.decoder_spec import DecoderSpec
+from vidlang.nn.generation import Decoding, Generated, continued
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.likelihood import log_likelihood
 

@@ -23,7 +23,6 @@ from vidlang.ops.dials import Dials
 from vidlang.train.micro import Micro
 from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
-from vidlang.train.saved import find_checkpoint
 from vidlang.train.step import make_train_step
 
 
@@ -162,8 +161,6 @@ def check(stage: Stage) -> None:
         check_keys(load_module("datasets", name).load, data, what="data of an evaluation", extra=())
         eval_spec(stage, evaluation)
         eval_dials(stage, evaluation)
-    if stage.init_from:
-        find_checkpoint(stage.init_from)
 
 
 def eval_data(stage: Stage, evaluation: Evaluation, runtime: Runtime) -> EvalData:

@@ -7,7 +7,7 @@ built here in shapes only: its model, objective and optimizer take one step on a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,16 +17,18 @@ from flax.errors import ScopeParamShapeError
 
 from vidlang.core.config import steps
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
-from vidlang.core.tree import MergeReport, merge
 from vidlang.data.crops import choose_crop
 from vidlang.data.fields import expected_field
 from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec
 from vidlang.ops.dials import OFF, Dials, streams
 from vidlang.train import build, carry, curriculum, sources
+from vidlang.train.initial import combine
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
+from vidlang.train.origins import Earlier, Run, Weights, origins
 from vidlang.train.recipe import Recipe, Runtime, Stage
+from vidlang.train.saved import find_checkpoint
 from vidlang.train.step import Fields, pick_inputs, state_shardings, with_video
 
 # Stands for a dataset whose size nobody knows yet: so many clips that a warm-up fits into any duration in epochs.
@@ -44,7 +46,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     _check_runtime(recipe.runtime)
     mesh = make_mesh(recipe.mesh)
-    before = None
+    known: list[Any] = []
     with use_mesh(mesh):
         for index, stage in enumerate(recipe.stages):
             with _named(f"stage {stage.name!r}"):
@@ -56,9 +58,8 @@ def check_recipe(recipe: Recipe) -> None:
                 # What columns of one's own are like, only the table knows.
                 is_known = all(expected_field(name) for spec in specs for name in spec.fields)
                 params = _check_step(recipe, index, specs, total, mesh) if is_known else None
-                if not stage.init_from and before is not None and params is not None:
-                    _check_params_fit(params, before, stage, recipe.stages[index - 1])
-            before = params
+                _check_origins(recipe, index, params, known)
+            known.append(params)
     curriculum.check(recipe.curriculum, recipe.stages)
 
 
@@ -123,7 +124,8 @@ def _draw(spec: ClipSpec, rng: np.random.Generator | None) -> None:
     """Chooses the frames of a clip that does not exist, as its rules would; evaluations draw nothing."""
     if 0 < spec.text_length < 3:
         raise ValueError(f"clip.text_length is {spec.text_length}; a begin, a word and an end need at least 3")
-    for name, rule in {"times": spec.times, "crop": spec.crop}.items() if spec.features is None else ():
+    draws = spec.features is None and not spec.text_only
+    for name, rule in {"times": spec.times, "crop": spec.crop}.items() if draws else ():
         with _named(f"clip.{name}"):
             try:
                 if name == "times":
@@ -161,9 +163,12 @@ def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: in
 
 def _eval_fields(size: int, spec: ClipSpec) -> Fields:
     """What of an evaluation's batch the model reads."""
-    clips = {spec.video_field: jax.ShapeDtypeStruct((size, *spec.video_shape), spec.video_dtype)}
-    texts = {"text_BL": jax.ShapeDtypeStruct((size, spec.text_length), np.int32)}
-    return clips | (texts if spec.text_length else {})
+    fields: dict[str, jax.ShapeDtypeStruct] = {}
+    if not spec.text_only:
+        fields[spec.video_field] = jax.ShapeDtypeStruct((size, *spec.video_shape), spec.video_dtype)
+    if spec.text_length:
+        fields["text_BL"] = jax.ShapeDtypeStruct((size, spec.text_length), np.int32)
+    return fields
 
 
 def _check_call(model: nn.Module, params: Any, fields: Fields, dials: Dials) -> None:
@@ -184,25 +189,35 @@ def _in_shapes(function: Callable[..., Any], tree: Any, fields: Fields) -> None:
         raise ValueError(f"its clips need another model than the stage's clips do: {error}") from error
 
 
-def _check_params_fit(params: Any, before: Any, stage: Stage, last: Stage) -> None:
-    """Raises what taking the parameters of the stage before would raise at its end."""
-    reports: list[MergeReport] = []
-    towers = [carry.tower(each.model, _first_fields(each)) for each in (last, stage)]
+def _check_origins(recipe: Recipe, index: int, params: Any, known: Sequence[Any]) -> None:
+    """Raises where a source is not there, and what taking the parameters of stages before would raise at their end.
 
-    def take(target: Any, source: Any) -> Any:
-        source, _ = carry.carry(source, target, *towers)
-        merged, report = merge(target, source)
-        reports.append(report)
-        return merged
+    known: the parameters of the stages before, as shapes, None where they are not known.
+    """
+    found = origins(recipe.stages, index)
+    for origin in found:
+        if isinstance(origin, Run):
+            find_checkpoint(origin.path)
+        elif isinstance(origin, Weights):
+            origin.check()
+    before = {origin.index: known[origin.index] for origin in found if isinstance(origin, Earlier)}
+    if params is not None and before and len(before) == len(found) and None not in before.values():
+        _check_params_fit(params, before, recipe, index)
 
-    jax.eval_shape(take, params, before)
-    try:
-        reports[0].raise_unless(stage.init_allow)
-    except ValueError as error:
-        raise ValueError(
-            f"what stage {last.name!r} trains does not fit this stage's model: {error}; such patterns go into the "
-            "stage's init_allow"
-        ) from None
+
+def _check_params_fit(params: Any, before: Mapping[int, Any], recipe: Recipe, index: int) -> None:
+    stage = recipe.stages[index]
+    here = carry.tower(stage.model, _first_fields(stage))
+
+    def take(target: Any, sources: Mapping[int, Any]) -> Any:
+        carried = {}
+        for number, source in sources.items():
+            last = recipe.stages[number]
+            tower = carry.tower(last.model, _first_fields(last))
+            carried[f"what stage {last.name!r} trains"] = carry.carry(source, target, tower, here)[0]
+        return combine(target, carried, stage.init_allow)[0]
+
+    jax.eval_shape(take, params, dict(before))
 
 
 def _first_fields(stage: Stage) -> Fields:

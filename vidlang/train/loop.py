@@ -23,14 +23,16 @@ from vidlang.core.config import call, steps
 from vidlang.core.metrics import SilentWriter, Writer, format_number, read_history
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
 from vidlang.data.clips import ClipTable
-from vidlang.train import build, carry, sources
+from vidlang.train import build, sources
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.feed import Feed
+from vidlang.train.initial import take_params
 from vidlang.train.meter import Meter
 from vidlang.train.optimizer import Optimizer, make_optimizer
+from vidlang.train.origins import origins
 from vidlang.train.predict import Evaluations, Predict, is_due
 from vidlang.train.recipe import Recipe, Stage
-from vidlang.train.saved import check_same_data, fields_of, find_checkpoint, make_note, read_note, restore_params
+from vidlang.train.saved import check_same_data, make_note
 from vidlang.train.signals import EvaluationLeft, Interrupted, StopRequest
 from vidlang.train.step import (
     Fields,
@@ -43,10 +45,13 @@ from vidlang.train.step import (
 
 
 def train_stage(
-    recipe: Recipe, index: int, folder: Path, *, config: Mapping[str, Any], init_from: str, stop: StopRequest
+    recipe: Recipe, index: int, folders: Sequence[Path], *, config: Mapping[str, Any], stop: StopRequest
 ) -> dict[str, float]:
-    """Trains a stage to its end, from its newest checkpoint if it has one, and returns its last metrics."""
-    stage, runtime = recipe.stages[index], recipe.runtime
+    """Trains a stage to its end, from its newest checkpoint if it has one, and returns its last metrics.
+
+    `folders` are those of all stages of the recipe.
+    """
+    stage, runtime, folder = recipe.stages[index], recipe.runtime, folders[index]
     mesh = make_mesh(recipe.mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(use_mesh(mesh))
@@ -73,8 +78,8 @@ def train_stage(
         state, origin = checkpoints.restore(abstract), "its own checkpoint"
         if state is None:
             state, origin = create_state(model, optimizer, fields, mesh, recipe.seed_of(index)), "scratch"
-            if init_from:
-                state, origin = take_params(state, init_from, stage, fields, mesh)
+            if found := origins(recipe.stages, index):
+                state, origin = take_params(state, found, folders, stage, fields, mesh)
         start = int(jax.device_get(state.step))
 
         writer = open_writer(folder, stage.name, total, start, runtime.log_every)
@@ -157,24 +162,6 @@ def build_optimizer(model: nn.Module, fields: Fields, stage: Stage, total: int) 
     counts = {"total_steps": total, "batch_size": stage.batch_size}
     own = getattr(model, "frozen", {})
     return call(make_optimizer, stage.optimizer, what="optimizer", params=params, freeze_rows=own, **counts)
-
-
-def take_params(state: TrainState, path: str, stage: Stage, fields: Fields, mesh: Mesh) -> tuple[TrainState, str]:
-    """(the state with the parameters of another checkpoint, a report); the step and the moments stay fresh."""
-    stage_folder, step = find_checkpoint(path)
-    source, note = restore_params(stage_folder, step, mesh, like=state.params), read_note(stage_folder, step)
-    before = carry.tower(note["config"]["stages"][note["stage"]]["model"], fields_of(note, stage.batch_size))
-    here = carry.tower(stage.model, fields)
-    source, changes = carry.carry_arrays(source, state.params, before, here, mesh)
-    params, report = tree.merge(state.params, source)
-    origin = f"step {step} of {stage_folder}"
-    try:
-        report.raise_unless(stage.init_allow)
-    except ValueError as error:
-        raise ValueError(
-            f"{origin} does not fit this stage's model: {error}; such patterns go into the stage's init_allow"
-        ) from None
-    return TrainState(state.step, params, state.opt_state), f"{origin}: {report}{carry.describe(changes)}"
 
 
 def open_writer(folder: Path, label: str, total: int, start: int, log_every: int) -> Writer:

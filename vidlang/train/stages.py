@@ -30,6 +30,7 @@ from vidlang.core.config import to_dict
 from vidlang.train.check import check_recipe
 from vidlang.train.extract import make
 from vidlang.train.loop import train_stage
+from vidlang.train.origins import only_run, origins
 from vidlang.train.recipe import Recipe, read_recipe
 from vidlang.train.run_files import CONFIG, METRICS, is_finished, read_metrics, write_json
 from vidlang.train.saved import all_steps, check_same_result, stage_folders
@@ -72,11 +73,10 @@ def _run_stage(
         return read_metrics(folder)
     if signum := stop.agreed():
         raise Interrupted(signum, f"before stage {recipe.stages[index].name!r}")
-    init_from = recipe.stages[index].init_from
-    if not init_from and index:
-        init_from = str(workdir / recipe.folder(index - 1))
-    _extract(recipe, index, init_from, stop)
-    metrics = train_stage(recipe, index, folder, config=config, init_from=init_from, stop=stop)
+    folders = [workdir / recipe.folder(each) for each in range(len(recipe.stages))]
+    if recipe.stages[index].extract:
+        _extract(recipe, index, only_run(origins(recipe.stages, index), folders), stop)
+    metrics = train_stage(recipe, index, folders, config=config, stop=stop)
     if jax.process_index() == 0:
         write_json(folder / METRICS, metrics)
     if jax.process_count() > 1:
@@ -87,7 +87,7 @@ def _run_stage(
 def _extract(recipe: Recipe, index: int, run: str, stop: StopRequest) -> None:
     """Makes the features that a stage reads; what is there already is not made again, whatever ended the run before."""
     stage = recipe.stages[index]
-    if stage.extract and not run:
+    if not run:
         raise ValueError(
             f"stage {stage.name!r} extracts features, and nothing was trained before it; name a run as its init_from"
         )

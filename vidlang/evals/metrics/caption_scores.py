@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,8 @@ def score(
         rows.setdefault(video, []).append(row)
     found = []
     for part in rows.values():
-        pick: Callable[[Sequence[Any]], list[Any]] = lambda given, part=part: [given[row] for row in part]  # type: ignore[misc]
-        found.append(_of(pick(words), pick(reference_words), pick(captions), pick(references), names))
+        own: list[Any] = [[given[row] for row in part] for given in (words, reference_words, captions, references)]
+        found.append(_of(own[0], own[1], own[2], own[3], names))
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 

@@ -1,0 +1,121 @@
+"""Where the parameters of a stage come from: other stages, other runs, and files of published models.
+
+    init_from = ""                                                  # the stage before; scratch for the first
+    init_from = "runs/shortvivit"                                   # a run, a stage folder of it, or one checkpoint
+    init_from = ("before", "stage:short", "runs/demo", "gpt2:weights/gpt2:language")
+
+Of several sources each gives what the model has a place for. FAMILY:FOLDER:PART reads the files of a family in
+`vidlang/pretrained` into a part of the model; {"name": FAMILY, "path": FOLDER, "into": PART} says the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidlang.core.config import call, did_you_mean, load_module
+
+FormOfInit = str | Sequence[str | Mapping[str, Any]]
+BEFORE, STAGE = "before", "stage:"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Files of a published model: which family reads them, the folder, and the part of the model that they are."""
+
+    family: str
+    path: str
+    into: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.family} weights {self.path}"
+
+    def check(self) -> None:
+        """ValueError where the family is unknown or the folder is not there."""
+        load_module("pretrained", self.family)
+        if not Path(self.path).expanduser().exists():
+            raise ValueError(f"there is no {self.path}, where {self.family} weights should be; see docs/pretrained.md")
+
+    def load(self) -> Any:
+        """The parameters, under the part's path, as numpy arrays."""
+        params = load_module("pretrained", self.family).load(Path(self.path).expanduser())
+        for name in reversed(self.into.split("/") if self.into else []):
+            params = {name: params}
+        return params
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A stage of the same recipe, by its number."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, a stage folder or a checkpoint."""
+
+    path: str
+
+
+Origin = Run | Earlier | Weights
+
+
+def origins(stages: Sequence[Any], index: int) -> tuple[Origin, ...]:
+    """What `init_from` of stage `index` names, in order."""
+    given = stages[index].init_from
+    if not given:
+        return (Earlier(index - 1),) if index else ()
+    items = (given,) if isinstance(given, str | Mapping) else tuple(given)
+    return tuple(_origin(item, stages, index) for item in items)
+
+
+def only_run(found: Sequence[Origin], folders: Sequence[Path]) -> str:
+    """The run that a stage starts from, for what needs one whole model of it; "" for none, ValueError for several."""
+    runs = [origin for origin in found if not isinstance(origin, Weights)]
+    if len(runs) > 1:
+        raise ValueError("it starts from several runs, and features are extracted by one; name one as its init_from")
+    return path_of(runs[0], folders) if runs else ""
+
+
+def path_of(origin: Run | Earlier, folders: Sequence[Path]) -> str:
+    """The folder that it lies in; `folders` are those of the recipe's stages."""
+    return str(folders[origin.index]) if isinstance(origin, Earlier) else origin.path
+
+
+def _origin(item: Any, stages: Sequence[Any], index: int) -> Origin:
+    if isinstance(item, Mapping):
+        name = item.get("name")
+        others = {key: value for key, value in item.items() if key != "name"}
+        if not isinstance(name, str):
+            raise ValueError(f"a section of init_from names a family, {{'name': 'gpt2', ...}}; found {dict(item)}")
+        return call(Weights, others, what="init_from", family=name)
+    if not isinstance(item, str) or not item:
+        raise ValueError(f"init_from names runs and weights as texts or sections; found {item!r}")
+    if item == BEFORE:
+        if not index:
+            raise ValueError("init_from is 'before' in the first stage, which has none before it")
+        return Earlier(index - 1)
+    if item.startswith(STAGE):
+        name, known = item.removeprefix(STAGE), [stage.name for stage in stages[:index]]
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ValueError(
+                f"init_from names the stage {name!r}{hint}; those before it are: {', '.join(known) or 'none'}"
+            )
+        return Earlier(known.index(name))
+    family, colon, rest = item.partition(":")
+    if colon and family in families():
+        path, _, into = rest.rpartition(":") if ":" in rest else (rest, "", "")
+        return Weights(family, path, into)
+    return Run(item)
+
+
+def families() -> list[str]:
+    """The names of the families in `vidlang/pretrained`."""
+    package = importlib.import_module("vidlang.pretrained")
+    return [module.name for module in pkgutil.iter_modules(package.__path__)]
