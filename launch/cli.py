@@ -3,6 +3,7 @@
 A traceback is for our mistakes, a sentence is for the user's. `--verbosity=1` prints the traceback as well.
 """
 
+import ast
 import functools
 import logging as std_logging
 import os
@@ -11,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -36,6 +37,17 @@ def run(main: Callable[[list[str]], object], *, default_config: Path | None = No
     A default of the flag itself would be read, and fail, before anything here could answer.
     """
     app.run(_guarded(main), flags_parser=functools.partial(_parse, default_config=default_config))
+
+
+def section(flag: str, text: str) -> dict[str, Any]:
+    """A section of keys that a flag holds as Python writes it."""
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"--{flag} must be a section as Python writes it, --{flag}=\"{{'key': 1}}\"; found {text!r}")
+    return found
 
 
 class OwnNews(std_logging.Filter):

@@ -11,7 +11,6 @@ same store, and --part=0/4 to --part=3/4 share the work among four processes or 
 where it cannot be done.
 """
 
-import ast
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -50,17 +49,17 @@ def main(argv: list[str]) -> None:
     """Extracts, and says how far it is."""
     del argv
     stage = stage_of(RUN.value, STEP.value)
-    table = build.table(stage.data if DATA.value is None else _section("data", DATA.value), "data")
+    table = build.table(stage.data if DATA.value is None else cli.section("data", DATA.value), "data")
     report = extract(
         RUN.value,
         _cut(table),
         OUT.value,
         variants=_variants(),
         frames=stage.clip.get("frames", 1) if FRAMES.value is None else FRAMES.value,
-        clip=_section("clip", CLIP.value),
+        clip=cli.section("clip", CLIP.value),
         batch_size=BATCH.value,
         dtype=DTYPE.value,
-        part=_part(),
+        part=Part.read(PART.value),
         workers=WORKERS.value,
         step=STEP.value,
         progress=_Progress(),
@@ -82,29 +81,12 @@ def _cut(table: Any) -> cuts.Cuts:
 
 def _variants() -> dict[str, Mapping[str, Any]]:
     """The dials of each variant, by its name."""
-    dials, widths = _section("dials", DIALS.value), WIDTHS.value
+    dials, widths = cli.section("dials", DIALS.value), WIDTHS.value
     if VARIANT.value is not None and len(widths) > 1:
         raise ValueError(f"--variant names one variant, and --width gives {len(widths)}; leave it out")
     if not widths:
         return {VARIANT.value or "full": dials}
     return {VARIANT.value or width: {**dials, "widths": width} for width in widths}
-
-
-def _part() -> Part:
-    number, slash, count = PART.value.partition("/")
-    if not (slash and number.isdigit() and count.isdigit()):
-        raise ValueError(f"--part must be i/n, as in --part=0/4; found {PART.value!r}")
-    return Part(int(number), int(count))
-
-
-def _section(flag: str, text: str) -> Mapping[str, Any]:
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"--{flag} must be a section as Python writes it, --{flag}=\"{{'key': 1}}\"; found {text!r}")
-    return found
 
 
 class _Progress:

@@ -145,7 +145,7 @@ def generate_texts(
         made = predict(
             "generate",
             params,
-            settings=decoding,
+            decoding,
             visual_BQD=seen_RQD[share],
             prompt_BL=prompt_RL[share],
             length_B=length_R[share],

@@ -47,6 +47,14 @@ class Part:
         if not 0 <= self.number < self.count:
             raise ValueError(f"part {self.number} of {self.count} does not exist; parts are numbered from 0")
 
+    @classmethod
+    def read(cls, text: str) -> Part:
+        """From i/n, as launchers are told."""
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdigit() and count.isdigit()):
+            raise ValueError(f"--part must be i/n, as in --part=0/4; found {text!r}")
+        return cls(int(number), int(count))
+
 
 @dataclass
 class Report:
@@ -159,7 +167,7 @@ def _encoder(predict: Predict, params: Any, each: int) -> Encoder:
     def encode(batch: Mapping[str, np.ndarray]) -> np.ndarray:
         clips = {name: batch[name] for name in VIDEO_FIELDS if name in batch}
         parts = {name: x.reshape(len(x) * each, x.shape[1] // each, *x.shape[2:]) for name, x in clips.items()}
-        features_VD: np.ndarray = predict("embed_video", params, **parts)  # type: ignore[arg-type]
+        features_VD: np.ndarray = predict("embed_video", params, **parts)
         if not np.isfinite(features_VD).all():
             raise ValueError(
                 "the model's embeddings of clips are not finite; take a checkpoint from before it diverged"

@@ -42,7 +42,7 @@ class Predict:
             self._others[dials] = Predict(self._model, self._mesh, dials=dials, before=self._before)
         return self._others[dials]
 
-    def __call__(self, method: str, params: Any, *, settings: Hashable = None, **host_arrays: np.ndarray) -> Any:
+    def __call__(self, method: str, params: Any, settings: Hashable = None, /, **host_arrays: np.ndarray) -> Any:
         """[rows of all processes, ...] of `model.method(**host_arrays)`, or a tree of these.
 
         Numbers come as float32, whole ones as they are. `settings`, where given, go to the method, which is compiled
