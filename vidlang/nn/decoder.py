@@ -180,9 +180,9 @@ def _loop(step: Callable[[Any, Any], Any], carry: Any, xs: Any, scan: bool) -> t
 
 def _seen(spec: DecoderSpec, cache: Cache) -> tuple[jax.Array, jax.Array | None]:
     """Which places of the cache hold a token, and which of these a window from the next token reaches."""
-    place_S, used_B1 = jnp.arange(cache.key_value[0].shape[2]), cache.used_B[:, None]
-    seen_BS = place_S < used_B1
-    return seen_BS, seen_BS & (place_S > used_B1 - spec.window) if spec.window else None
+    place_1S, used_B1 = jnp.arange(cache.key_value[0].shape[2])[None], cache.used_B[:, None]
+    seen_BS = place_1S < used_B1
+    return seen_BS, seen_BS & (place_1S > used_B1 - spec.window) if spec.window else None
 
 
 def _on_devices(key_value: KeyValue) -> KeyValue:

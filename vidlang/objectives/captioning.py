@@ -37,8 +37,8 @@ def loss(
     next_BL = jnp.roll(text_BL, -1, axis=1)
     asked_BL = jnp.roll(not_padding(text_BL), -1, axis=1).at[:, -1].set(False) & valid_B[:, None]
     if "prompt_B" in batch:
-        place_L = jnp.arange(1, text_BL.shape[1] + 1)  # of what is predicted
-        asked_BL = asked_BL & (place_L >= jnp.asarray(batch["prompt_B"])[:, None])
+        place_1L = jnp.arange(1, text_BL.shape[1] + 1)[None]  # of what is predicted
+        asked_BL = asked_BL & (place_1L >= jnp.asarray(batch["prompt_B"])[:, None])
     caption_BLV = blank(caption_BLV, valid_B)
     weight_BL = row_weights(batch, valid_B, caption_BLV.dtype)[:, None] * asked_BL
     one_BL = asked_BL.astype(jnp.float32)

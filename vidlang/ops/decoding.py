@@ -17,7 +17,7 @@ def forbid(logits_RV: jax.Array, ids: Sequence[int], when: jax.Array) -> jax.Arr
     if not ids:
         return logits_RV
     forbidden_V = jnp.zeros(logits_RV.shape[-1], bool).at[jnp.asarray(ids)].set(True)
-    return jnp.where(when & forbidden_V, NEVER, logits_RV)
+    return jnp.where((when & forbidden_V)[None], NEVER, logits_RV)
 
 
 def is_one_of(token: jax.Array, ids: Sequence[int]) -> jax.Array:

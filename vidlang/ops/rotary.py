@@ -49,7 +49,7 @@ def speeds(size: int, base: float, scaling: Mapping[str, Any] | None = None) -> 
 
 def angles(places_BL: jax.Array, speed_K: np.ndarray | jax.Array) -> tuple[jax.Array, jax.Array]:
     """(cosines, sines) float32 [B, L, 1, K/2], for the queries or keys of tokens at these places."""
-    turn_BLK = places_BL[..., None].astype(jnp.float32) * jnp.asarray(speed_K, jnp.float32)
+    turn_BLK = places_BL[..., None].astype(jnp.float32) * jnp.asarray(speed_K, jnp.float32)[None, None]
     return jnp.cos(turn_BLK)[:, :, None], jnp.sin(turn_BLK)[:, :, None]
 
 
