@@ -18,7 +18,7 @@ import ml_collections
 from configs import demo
 
 ENCODER = "runs/demo"
-LAYERS, WIDTH = 4, 128
+LAYERS, WIDTH = 2, 96
 TEXT_LENGTH = 24
 
 
@@ -34,7 +34,7 @@ def language() -> dict[str, Any]:
         "layers": LAYERS,
         "width": WIDTH,
         "heads": 4,
-        "mlp": 4 * WIDTH,
+        "mlp": 2 * WIDTH,
         "vocab": 96,
         "max_length": 32,
         "positions": "rotary",
@@ -63,7 +63,7 @@ def evaluation(name: str, prefix: str, annotations: str, **others: Any) -> ml_co
         {
             "name": name,
             "prefix": prefix,
-            "every": "100 percent",
+            "every": "25 percent",
             "data": corpus(annotations, "val"),
             "clip": {"times": {"name": "middle"}, "crop": {"name": "center"}},
             "batch_size": 60,
@@ -88,7 +88,7 @@ def language_stage() -> dict[str, Any]:
     """Sentences without videos."""
     return {
         "name": "language",
-        "duration": "300 steps",
+        "duration": "150 steps",
         "batch_size": 128,
         "model": {"name": "language", "language": language()},
         "data": sources({}),
@@ -113,23 +113,24 @@ def caption_stage() -> dict[str, Any]:
     decoding = {"how": "greedy", "max_new": 20}
     return {
         "name": "caption",
-        "duration": "600 steps",
+        "duration": "800 steps",
         "batch_size": 64,
         "model": {
             "name": "captioner",
             "video": before.model.video.to_dict(),
             "language": language(),
-            "resampler": {"layers": 2, "width": WIDTH, "heads": 4, "mlp": 4 * WIDTH, "latents": 16},
+            "resampler": None,
+            "train_video": True,
             "cross": {"every": 1},
-            "pool_time": True,
+            "pool_time": False,
         },
         "data": sources({}),
         "clip": clip,
         "tokenizer": f"{demo.ROOT}/tokenizer.json",
         "objective": {"name": "captioning"},
-        "optimizer": optimizer(2e-3),
+        "optimizer": {**optimizer(2e-3), "learning_rate_scales": (("^video_encoder/", 0.5),)},
         "init_from": ("before", ENCODER),
-        "init_allow": ("^resampler/", "^cross/", "_projection/", "^text_encoder/", "^log_scale$"),
+        "init_allow": ("^cross/", "_projection/", "^text_encoder/", "^log_scale$"),
         "checkpoint": {"every": "50 percent", "keep": 1},
         "evals": (
             evaluation(

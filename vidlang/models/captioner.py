@@ -22,7 +22,7 @@ from vidlang.core.sharding import constrain
 from vidlang.models import video as video_model
 from vidlang.models.language import Output, State
 from vidlang.nn.decoder import Cross, Decoder
-from vidlang.nn.decoder_block import KeyValue
+from vidlang.nn.decoder_block import KeyValue, few_rows
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.gated_cross import CrossSpec, GatedCross
 from vidlang.nn.generation import Decoding, Generated, continued
@@ -138,8 +138,9 @@ class Looking(nn.Module):
     def __call__(self, visual_BQD: jax.Array | None, key_value: KeyValue | None = None) -> Cross:
         """The layers, ready to look at a video, or at what they made of it before."""
         block = self.block
-        options = {"visual_BQD": jnp.zeros((1, 1, block.visual_width))}
-        params = self.param("layers", init_layers, block, (1, 1, block.language.width), options)
+        rows = few_rows()
+        options = {"visual_BQD": jnp.zeros((rows, 1, block.visual_width))}
+        params = self.param("layers", init_layers, block, (rows, 1, block.language.width), options)
         if visual_BQD is not None:
             visual_BQD = visual_BQD.astype(block.language.compute_dtype)
         return Cross(block, params, visual_BQD, key_value)

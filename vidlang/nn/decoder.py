@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vidlang.core.sharding import constrain
-from vidlang.nn.decoder_block import INIT, DecoderBlock, KeyValue, Past, norm
+from vidlang.nn.decoder_block import INIT, DecoderBlock, KeyValue, Past, few_rows, norm
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.gated_cross import GatedCross
 from vidlang.nn.layers import TABLE_STD, Embed, Linear, table
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         options = {"places_BL": jnp.zeros((1, 1), jnp.int32), "local": jnp.zeros((), bool)}
         # No parent: a block is a pure function of its slice of the parameters, not a submodule.
         self.block = DecoderBlock(spec, parent=None)
-        self.layers = self.param("layers", init_layers, self.block, (1, 1, spec.width), options)
+        self.layers = self.param("layers", init_layers, self.block, (few_rows(), 1, spec.width), options)
         self.norm = norm(spec)
         if not spec.tied:
             names = ("embed", "vocab")

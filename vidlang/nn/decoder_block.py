@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vidlang.core.sharding import constrain
+from vidlang.core.sharding import active_mesh, batch_ways, constrain
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.layers import ACTIVATIONS, LayerNorm, Linear, RMSNorm
 from vidlang.ops.attention import attend
@@ -42,6 +42,12 @@ def norm(spec: DecoderSpec, name: str | None = None, width: int = 0, *, dtype: A
     if spec.norm == "layer":
         return LayerNorm(width or spec.width, dtype, spec.epsilon, name=name)
     return RMSNorm(width or spec.width, dtype, spec.epsilon, spec.norm_offset, name=name)
+
+
+def few_rows() -> int:
+    """As few rows as divide over the devices: for inits, of which only the parameters are wanted."""
+    mesh = active_mesh()
+    return 1 if mesh is None else batch_ways(mesh)
 
 
 class DecoderAttention(nn.Module):

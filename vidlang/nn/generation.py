@@ -89,7 +89,7 @@ def generate(
 ) -> Generated:
     """Texts that follow the first length_B tokens of each prompt; what is drawn for a row follows from rows_B only."""
     logits_BV, state = start(prompt_BL, length_B)
-    if settings.how == "beam":
+    if settings.how == "beam" and settings.beams > 1:
         return _beam_search(advance, logits_BV, state, settings)
     batch, samples = logits_BV.shape[0], settings.samples
     parent_R = jnp.repeat(jnp.arange(batch), samples)
@@ -99,6 +99,8 @@ def generate(
     if samples > 1:
         logits_BV, state = logits_BV[parent_R], state.rows(parent_R)
     tokens_RN, length_R, score_R = _one_by_one(advance, logits_BV, state, keys_R, settings)
+    if settings.how == "beam":  # one beam is greedy search
+        score_R = score_R / decoding.length_norm(length_R, settings.length_penalty)
     return Generated(
         tokens_RN.reshape(batch, samples, -1), length_R.reshape(batch, samples), score_R.reshape(batch, samples)
     )

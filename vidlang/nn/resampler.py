@@ -87,8 +87,8 @@ class Resampler(nn.Module):
         x_BQD = jnp.broadcast_to(latents_QD.astype(dtype), (tokens_BSD.shape[0], *latents_QD.shape))
         # No parent: a block is a pure function of its slice of the parameters, not a submodule.
         block = ResamplerBlock(spec, parent=None)
-        shape = (1, *latents_QD.shape)
-        params = self.param("layers", init_layers, block, shape, {"tokens_BSD": jnp.zeros((1, 1, width))})
+        options = {"tokens_BSD": jnp.zeros((x_BQD.shape[0], 1, width))}
+        params = self.param("layers", init_layers, block, x_BQD.shape, options)
         step = checkpointed(lambda x, params: block.apply({"params": params}, x, tokens_BSD), spec)
         x_BQD, _ = jax.lax.scan(lambda x, params: (step(x, params), None), x_BQD, params)
         return LayerNorm(width, dtype, spec.epsilon, name="norm")(x_BQD)

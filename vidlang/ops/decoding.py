@@ -86,7 +86,9 @@ def extend(
     tokens_BCN = jnp.take_along_axis(beams.tokens_BKN, parent_BC[..., None], axis=1).at[:, :, step].set(token_BC)
     ends_BC = is_one_of(token_BC, stop)
 
-    score_BC = jnp.where(ends_BC, best_BC / length_norm(step + 1.0, power), NEVER)
+    # A text ends where ending is among the K best that can follow, as it goes on where that is.
+    counts_C = jnp.arange(wanted) < count
+    score_BC = jnp.where(ends_BC & counts_C[None], best_BC / length_norm(step + 1.0, power), NEVER)
     # What has no chance has not ended either.
     score_BC = jnp.where(best_BC <= 0.5 * NEVER, NEVER, score_BC)
     all_BX = jnp.concatenate([beams.score_BK, score_BC], axis=1)
