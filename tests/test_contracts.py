@@ -44,7 +44,14 @@ def check_evaluator(module):
     assert list(inspect.signature(module.Evaluator.run).parameters) == ["self", "params"]
 
 
+def check_family(module):
+    assert list(inspect.signature(module.to_flax).parameters) == ["tensors", "config"]
+    assert list(inspect.signature(module.from_flax).parameters) == ["params", "config"]
+    assert list(inspect.signature(module.load).parameters) == ["path"]
+
+
 CHECKS = {"models": check_model, "objectives": check_objective, "datasets": check_dataset, "evals": check_evaluator}
+CHECKS |= {"pretrained": check_family}
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for kind in CHECKS for case in files(kind)])

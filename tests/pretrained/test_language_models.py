@@ -9,7 +9,7 @@ import pytest
 from vidlang.models.language import Model
 from vidlang.nn.generation import Decoding
 from vidlang.pretrained import gpt2, llama
-from vidlang.pretrained.safetensors import read_folder
+from vidlang.pretrained._safetensors import read_folder
 
 torch = pytest.importorskip("torch", reason="the real implementations are in the extra 'parity'")
 transformers = pytest.importorskip("transformers", reason="the real implementations are in the extra 'parity'")

@@ -23,7 +23,7 @@ from dataclasses import is_dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-EXTENSION_FOLDERS = ("models", "objectives", "datasets", "evals")
+EXTENSION_FOLDERS = ("models", "objectives", "datasets", "evals", "pretrained")
 
 # What a config may give where code asks for these types, and how an error calls it.
 SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {

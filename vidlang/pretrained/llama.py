@@ -11,7 +11,7 @@ import numpy as np
 from vidlang.core.config import call
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.pretrained._names import Rule, read_config, to_params, to_tensors, without_prefix
-from vidlang.pretrained.safetensors import read_folder
+from vidlang.pretrained._safetensors import read_folder
 
 ACTIVATIONS = {
     "silu": "silu",

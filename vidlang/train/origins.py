@@ -10,14 +10,12 @@ Of several sources each gives what the model has a place for. FAMILY:FOLDER:PART
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidlang.core.config import call, did_you_mean, load_module
+from vidlang.core.config import call, did_you_mean, extension_names, load_module
 
 FormOfInit = str | Sequence[str | Mapping[str, Any]]
 BEFORE, STAGE = "before", "stage:"
@@ -109,13 +107,7 @@ def _origin(item: Any, stages: Sequence[Any], index: int) -> Origin:
             )
         return Earlier(known.index(name))
     family, colon, rest = item.partition(":")
-    if colon and family in families():
+    if colon and family in extension_names("pretrained"):
         path, _, into = rest.rpartition(":") if ":" in rest else (rest, "", "")
         return Weights(family, path, into)
     return Run(item)
-
-
-def families() -> list[str]:
-    """The names of the families in `vidlang/pretrained`."""
-    package = importlib.import_module("vidlang.pretrained")
-    return [module.name for module in pkgutil.iter_modules(package.__path__)]
