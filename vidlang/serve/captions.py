@@ -35,7 +35,7 @@ OWN = ("size", "pixels", "frames", "text_length")
 # What of a stage's clips is kept.
 OWN = ("size", "pixels", "frames", "text_length")
 # Clips that cannot be read are counted, however many: a folder of one's own may be full of them.
-ALL_MAY_BE_BROKEN = 1.0
+ALL_MAY_BE_BROKEN = 0.999999
 
 
 @dataclass(frozen=True)

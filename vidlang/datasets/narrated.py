@@ -1,0 +1,98 @@
+"""Clips that a captioner narrated: the JSON lines of `launch.caption --out` as a table to train on (LaViLa).
+
+A split is one file in `root`: train.jsonl for split="train", or with parts several, train.*.jsonl (of --part=0/4 and so
+on). Each line has video, start, end, caption, and the score that the caption had, its log p. Several lines of one clip
+are one row with several texts, of which training draws one.
+
+What a model says is not always worth learning from. `min_score` leaves out captions less sure than that, by log p for
+each word; `min_words` those that are shorter; `most_alike` those that more than so many clips have word for word, which
+say nothing of any of them; `keep` takes the surest share of what is left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidlang.data.clips import ClipTable
+from vidlang.datasets._files import field, number, read_lines
+from vidlang.datasets._tables import Rows, cached
+from vidlang.datasets._texts import naming
+
+ORIGIN = "python -m launch.caption --data=... --out=FILE writes such files"
+
+
+def load(
+    split: str,
+    *,
+    root: str,
+    store: str,
+    min_score: float | None = None,
+    min_words: int = 1,
+    most_alike: int = 0,
+    keep: float = 1.0,
+    video_name: str = "{video}",
+    bad_clips: str = "error",
+) -> ClipTable:
+    """Clips with the captions that are left; most_alike 0 is no limit."""
+    if not 0 < keep <= 1 or min_words < 0 or most_alike < 0:
+        raise ValueError(
+            f"narrated clips: keep={keep} is a share above 0 and up to 1, min_words={min_words} and "
+            f"most_alike={most_alike} are numbers from 0 on"
+        )
+    paths = [path for path in (Path(root) / f"{split}.jsonl",) if path.is_file()]
+    paths += sorted(Path(root).glob(f"{split}.*.jsonl"))
+    if not paths:
+        raise ValueError(f"there is no {split}.jsonl and no {split}.*.jsonl in {root!r}; {ORIGIN}")
+    options: dict[str, Any] = {"min_score": min_score, "min_words": min_words, "most_alike": most_alike, "keep": keep}
+    options |= {"split": split, "video_name": video_name, "bad_clips": bad_clips}
+
+    def make() -> ClipTable:
+        found = [line for path in paths for line in _lines(path)]
+        kept = _chosen(found, min_score, min_words, most_alike, keep)
+        rows, name, clips = Rows(paths[0]), naming(video_name), dict[tuple[str, float, float], list[int]]()
+        for place in kept:
+            clips.setdefault(found[place][1:4], []).append(place)
+        for (video, start, end), places in clips.items():
+            texts = list(dict.fromkeys(found[place][4] for place in places))
+            rows.add(found[places[0]][0], video=name(video), start=start, end=end, texts=texts)
+        return rows.table(store, bad_clips)
+
+    return cached("narrated", paths, options, store, make)
+
+
+Line = tuple[str, str, float, float, str, float]
+
+
+def _lines(path: Path) -> list[Line]:
+    """(where, video, start, end, caption, score for each word) of each line."""
+    found = []
+    for where, record in read_lines(path):
+        video, caption = (field(record, key, str, where) for key in ("video", "caption"))
+        start, end, score = (number(record, key, where) for key in ("start", "end", "score"))
+        found.append((where, video, start, end, caption, score / max(1, len(caption.split()))))
+    return found
+
+
+def _chosen(found: list[Line], min_score: float | None, min_words: int, most_alike: int, keep: float) -> list[int]:
+    """Places of the captions that are worth keeping, in order."""
+    alike = Counter(line[4] for line in found)
+    kept = [
+        place
+        for place, line in enumerate(found)
+        if line[4].strip()
+        and len(line[4].split()) >= min_words
+        and (min_score is None or line[5] >= min_score)
+        and (not most_alike or alike[line[4]] <= most_alike)
+    ]
+    if not kept:
+        raise ValueError(
+            f"none of {len(found)} captions is left with min_score={min_score}, min_words={min_words} and "
+            f"most_alike={most_alike}; ask for less"
+        )
+    count = max(1, round(keep * len(kept)))
+    surest = np.argsort([-found[place][5] for place in kept], kind="stable")[:count]
+    return sorted(kept[i] for i in surest.tolist())
