@@ -124,43 +124,41 @@ def caption_stage(size: str, language: str, frames: int = 16, **changes: Any) ->
     }
 
 
-def tiny_caption(stage: parts.Section, **changes: Any) -> list[parts.Section]:
-    """[a language model learned from the corpus's sentences, the stage in small on top of it and of stage `short`]."""
-    tiny_language = {**TINY_LANGUAGE, "remat": "none"}
-    text = {"frames": 0, "text_length": 24}
+def tiny_caption(stage: parts.Section, encoder: str, **changes: Any) -> list[parts.Section]:
+    """[a language model that learns the corpus's sentences, the stage in small on it and on the stage `encoder`]."""
     evals = [
-        parts.tiny_eval("captioning", "pairs", options={"decoding": {"max_new": 20}, "parse": "synthetic"}),
-        parts.tiny_eval("likelihood_choice", "multiple_choice", "choice"),
+        parts.tiny_eval("captioning", "pairs", clip=TINY_LOOK, options={"decoding": TINY_DECODING, **TINY_OPTIONS}),
+        parts.tiny_eval("likelihood_choice", "multiple_choice", "choice", clip=TINY_LOOK),
     ]
     settings: dict[str, Any] = {"data": parts.corpus("pairs"), "evals": evals, "frames": 8, "steps": 60, **changes}
+    text_length = settings.pop("text_length", 24)
     small = parts.tiny(stage, **settings)
-    clip = {**small["clip"], "text_length": settings["text_length"] if "text_length" in settings else 24}
-    model = {**small["model"], "language": tiny_language, "resampler": TINY_RESAMPLER}
     language = {
-        **{key: small[key] for key in ("tokenizer", "optimizer", "checkpoint", "batch_size")},
+        **{key: small[key] for key in ("tokenizer", "optimizer", "checkpoint", "data")},
         "name": "language",
         "duration": "60 steps",
-        "model": {"name": "language", "language": tiny_language},
-        "data": settings["data"],
-        "clip": {**text, "text_length": clip["text_length"]},
+        "batch_size": 32,
+        "model": {"name": "language", "language": TINY_LANGUAGE},
+        "clip": {"frames": 0, "text_length": text_length, "prompt": small["clip"].get("prompt")},
         "objective": {"name": "captioning"},
-        "init_allow": (".",),
+        "init_from": "scratch",
         "evals": (),
     }
-    return [language, {**small, "model": model, "clip": clip}]
+    if "sources" in small["data"]:
+        raise ValueError("a tiny language model learns from one table")
+    section = {**small["model"], "language": TINY_LANGUAGE}
+    if section.get("resampler") is not None:
+        section["resampler"] = TINY_RESAMPLER
+    clip = {**small["clip"], "text_length": text_length}
+    return [language, {**small, "model": section, "clip": clip, "init_from": (f"stage:{encoder}", "before")}]
 
 
-TINY_LANGUAGE: dict[str, Any] = {
-    "layers": 2,
-    "width": 64,
-    "heads": 4,
-    "kv_heads": 2,
-    "mlp": 128,
-    "vocab": 96,
-    "max_length": 256,
-}
-TINY_LANGUAGE |= {**LLAMA, "dtype": "float32"}
+TINY_LANGUAGE: dict[str, Any] = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "mlp": 128, "vocab": 96}
+TINY_LANGUAGE |= {**LLAMA, "max_length": 256, "dtype": "float32"}
 TINY_RESAMPLER = {"layers": 2, "width": 64, "heads": 4, "mlp": 128, "latents": 16}
+TINY_LOOK = {"times": {"name": "middle"}, "crop": {"name": "center"}, "prompt": ""}
+TINY_DECODING = {"max_new": 20}
+TINY_OPTIONS = {"parse": "synthetic", "blind": True}
 
 
 def get_config(words: str = "") -> ml_collections.ConfigDict:
@@ -170,5 +168,5 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     stage = caption_stage(size, language)
     if "tiny" not in chosen:
         return parts.recipe("caption_short", [stage])
-    before = tiny_short_stage(short_stage(size), steps=40)
-    return parts.recipe("caption_short", [before, *tiny_caption(stage)])
+    before = tiny_short_stage(short_stage(size), steps=40, evals=())
+    return parts.recipe("caption_short", [before, *tiny_caption(stage, "short")])

@@ -121,6 +121,7 @@ def caption_stage() -> dict[str, Any]:
             "language": language(),
             "resampler": None,
             "train_video": True,
+            "train_language": False,
             "cross": {"every": 1},
             "pool_time": False,
         },

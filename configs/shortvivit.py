@@ -105,7 +105,7 @@ def tiny_mixture(frames: int, annotations: str = "pairs") -> parts.Section:
 def tiny_short_stage(stage: parts.Section, **changes: Any) -> parts.Section:
     """Eight frames of the corpus's scenes, beside stills."""
     evals = [parts.tiny_eval("retrieval", "pairs"), parts.tiny_eval("multiple_choice", "pairs", "order")]
-    return parts.tiny(stage, data=tiny_mixture(8), evals=evals, frames=8, **changes)
+    return parts.tiny(stage, data=tiny_mixture(8), frames=8, **{"evals": evals, **changes})
 
 
 def get_config(words: str = "") -> ml_collections.ConfigDict:

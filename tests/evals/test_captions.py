@@ -10,6 +10,7 @@ import pytest
 
 from vidlang.datasets.synthetic import parse_events, sentences
 from vidlang.datasets.synthetic.grammar import COLOURS, PATTERNS, SHAPES, VERBS, Background, Event, Scene, Video
+from vidlang.evals.captioning import in_order
 from vidlang.evals.metrics import caption_scores, captions, ptb
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_captions.json").read_text())
@@ -157,3 +158,12 @@ def test_sentences_of_the_corpus_are_read_back():
 @pytest.mark.parametrize("text", ["", "a red", "a red circle spins then", "red circle spins", "a pink circle spins"])
 def test_other_sentences_are_not(text):
     assert parse_events(text) is None
+
+
+def test_an_order_is_right_where_no_other_is_as_like():
+    red, blue = (0, 1, 2), (2, 3, 1)
+    assert in_order([red, blue], [red, blue]) and not in_order([blue, red], [red, blue])
+    assert in_order([(0, 9, 9), (9, 9, 1)], [red, blue])  # told badly, in order
+    assert not in_order([(9, 9, 9), (9, 9, 9)], [red, blue])
+    assert not in_order([red, red], [red, blue])  # either order is as good
+    assert not in_order([red], [red, blue]) and not in_order(None, [red]) and in_order([red], [red])

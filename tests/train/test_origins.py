@@ -25,6 +25,7 @@ def of(given, index=3):
 
 def test_every_form_is_read():
     assert of("", 0) == () and of("") == (Earlier(2),) and of(()) == (Earlier(2),)
+    assert of("scratch") == ()
     assert of("runs/a") == (Run("runs/a"),)
     weights = Weights("gpt2", "weights/gpt2", "language")
     given = ("before", "stage:image", "runs/a:b", "gpt2:weights/gpt2:language")

@@ -5,13 +5,15 @@ and CIDEr-D on words as the COCO tools split them. Papers print CIDEr times 100.
 corpus of its own and then the mean, which is what some paragraph benchmarks do; the numbers differ much.
 
 parse="synthetic" names a dataset that can read sentences of its own grammar (`parse_events`): `exact` is then the share
-of clips whose caption tells the events of a reference, in their order. blind=True captions each clip from another one's
-video as well: what a model scores so, it has not from looking.
+of clips whose caption tells the events of a reference, word for word of what they are and in their order; `order` asks
+for the order alone: that each event told is likest the one in its place, however well it is described. blind=True
+captions each clip from another one's video as well: what a model scores so, it has not from looking.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,8 @@ from vidlang.evals._tables import need
 from vidlang.evals.metrics import caption_scores
 from vidlang.nn.generation import Decoding
 
+# Orders of more events than this are too many to look at; there, all must be right.
+MOST_ORDERED = 6
 Parser = Callable[[str], Sequence[Any] | None]
 
 
@@ -92,7 +96,9 @@ class Evaluator:
             read = [parse(text) for text in texts]
             told = [[parse(ref) for ref in refs] for refs in references]
             right = [events is not None and events in refs for events, refs in zip(read, told, strict=True)]
-            found |= {"exact": float(np.mean(right)), "parsed": float(np.mean([each is not None for each in read]))}
+            ordered = [any(in_order(each, ref) for ref in refs) for each, refs in zip(read, told, strict=True)]
+            found |= {"exact": float(np.mean(right)), "order": float(np.mean(ordered))}
+            found["parsed"] = float(np.mean([each is not None for each in read]))
         return found
 
     def _write(
@@ -175,6 +181,24 @@ def derangement(table: Any, rows: np.ndarray) -> np.ndarray:
             raise ValueError("blind captions take another clip's video, and all clips are of one video or one group")
         found.append(other)
     return np.array(found)
+
+
+def in_order(said: Sequence[Any] | None, told: Sequence[Any] | None) -> bool:
+    """Whether as many events are said as told, and no other order of them is as like what was told.
+
+    Events are tuples of attributes, and alike by how many of these they share. Events that are alike have no order.
+    """
+    if said is None or told is None or len(said) != len(told) or not said:
+        return False
+    if len(said) > MOST_ORDERED:
+        return list(said) == list(told)
+
+    def likeness(order: Sequence[int]) -> int:
+        pairs = zip(order, told, strict=True)
+        return sum(one == other for place, event in pairs for one, other in zip(said[place], event, strict=True))
+
+    own, *others = (likeness(order) for order in itertools.permutations(range(len(said))))
+    return own > 0 and all(own > other for other in others)
 
 
 def _parser(name: str) -> Parser:

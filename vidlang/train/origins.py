@@ -1,6 +1,7 @@
 """Where the parameters of a stage come from: other stages, other runs, and files of published models.
 
     init_from = ""                                                  # the stage before; scratch for the first
+    init_from = "scratch"
     init_from = "runs/shortvivit"                                   # a run, a stage folder of it, or one checkpoint
     init_from = ("before", "stage:short", "runs/demo", "gpt2:weights/gpt2:language")
 
@@ -18,7 +19,7 @@ from typing import Any
 from vidlang.core.config import call, did_you_mean, extension_names, load_module
 
 FormOfInit = str | Sequence[str | Mapping[str, Any]]
-BEFORE, STAGE = "before", "stage:"
+BEFORE, STAGE, SCRATCH = "before", "stage:", "scratch"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def origins(stages: Sequence[Any], index: int) -> tuple[Origin, ...]:
     given = stages[index].init_from
     if not given:
         return (Earlier(index - 1),) if index else ()
+    if given == SCRATCH:
+        return ()
     items = (given,) if isinstance(given, str | Mapping) else tuple(given)
     return tuple(_origin(item, stages, index) for item in items)
 
