@@ -42,6 +42,8 @@ def advance(token_B, state):
 
 PROMPTS = np.array([[0, 1, 2], [1, 3, 0], [2, 0, 0], [2, 2, 0]], np.int32)
 LENGTHS = np.array([3, 2, 1, 2], np.int32)
+# Every way a text can begin.
+ALL_PROMPTS = np.array(list(itertools.product(range(3), range(VOCAB), range(VOCAB))), np.int32)
 
 
 def run(how, prompts=PROMPTS, lengths=LENGTHS, **options):
@@ -50,13 +52,15 @@ def run(how, prompts=PROMPTS, lengths=LENGTHS, **options):
     return jax.jit(lambda p, n: generate(start, advance, p, n, settings, rows))(prompts, lengths)
 
 
+LOG_P = TABLE - np.log(np.exp(TABLE.astype(np.float64)).sum(axis=-1, keepdims=True))
+
+
 def log_p(row, tokens):
-    """Of each token of a text after a row's prompt."""
-    text = list(PROMPTS[row, : LENGTHS[row]])
-    found = []
+    """Of each token of a text after a row's prompt, or after a prompt."""
+    text = list(PROMPTS[row, : LENGTHS[row]]) if isinstance(row, int) else list(row)
+    table, found = text[0] % 3, []
     for token in tokens:
-        logits = TABLE[PROMPTS[row, 0] % 3, text[-2] if len(text) > 1 else text[-1], text[-1]].astype(np.float64)
-        found.append(logits[token] - np.log(np.exp(logits).sum()))
+        found.append(LOG_P[table, text[-2] if len(text) > 1 else text[-1], text[-1], token])
         text.append(token)
     return found
 
@@ -84,7 +88,7 @@ def test_greedy_takes_the_most_likely_each_time():
         np.testing.assert_allclose(made.score_BS[row, 0], sum(log_p(row, text)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("power", [0.0, 0.6, 1.5])
+@pytest.mark.parametrize("power", [-0.5, 0.0, 0.6, 1.5])
 def test_with_beams_enough_the_best_text_of_all_is_found(power):
     made = run("beam", max_new=4, beams=300, samples=3, length_penalty=power)
     for row in range(4):
@@ -95,37 +99,115 @@ def test_with_beams_enough_the_best_text_of_all_is_found(power):
             np.testing.assert_allclose(made.score_BS[row, place], score, rtol=1e-5)
 
 
-def plain_beams(row, beams, longest, power):
-    """The usual search, by lists."""
+def plain_beams(row, beams, longest, power, fewest=0, stop=(END,)):
+    """The usual search, by lists, to the last token; best first."""
     live, ended = [(0.0, ())], []
-    for _ in range(longest):
+    for length in range(1, longest + 1):
         longer = sorted(
-            ((sum(log_p(row, (*text, t))), (*text, t)) for _, text in live for t in range(VOCAB)), reverse=True
-        )[: 2 * beams]
-        ended += [(score / norm(len(text), power), text) for score, text in longer[:beams] if text[-1] == END]
-        live = [(score, text) for score, text in longer if text[-1] != END][:beams]
-    return max(ended + [(score / norm(longest, power), text) for score, text in live])
+            (
+                (sum(log_p(row, (*text, t))), (*text, t))
+                for _, text in live
+                for t in range(VOCAB)
+                if t not in stop or length >= fewest
+            ),
+            reverse=True,
+        )
+        ended += [(score / norm(len(text), power), text) for score, text in longer[:beams] if text[-1] in stop]
+        live = [(score, text) for score, text in longer if text[-1] not in stop][:beams]
+    return sorted(ended + [(score / norm(longest, power), text) for score, text in live], reverse=True)
 
 
-@pytest.mark.parametrize("beams", [2, 3])
-def test_few_beams_find_what_plain_beams_find(beams):
-    made = run("beam", max_new=5, beams=beams, length_penalty=0.6)
-    for row in range(4):
-        score, text = plain_beams(row, beams, 5, 0.6)
-        assert made.tokens_BSN[row, 0, : len(text)].tolist() == list(text)
-        np.testing.assert_allclose(made.score_BS[row, 0], score, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("beams", "options"),
+    [
+        (2, {}),
+        (3, {}),
+        (2, {"min_new": 3}),
+        (3, {"stop_ids": (END, 1, 2)}),
+        (3, {"stop_ids": ()}),
+        (2, {"length_penalty": 2.0}),
+        (2, {"stop_ids": (END, 1, 2, 3), "length_penalty": 3.0}),
+        (4, {"length_penalty": -3.0}),
+    ],
+)
+def test_few_beams_find_what_plain_beams_find(beams, options):
+    """Whether one text of each row is wanted, which ends the search as soon as none can be better, or several."""
+    power, stop = options.get("length_penalty", 0.6), options.get("stop_ids", (END,))
+    plain = [plain_beams(prompt, beams, 5, power, options.get("min_new", 0), stop) for prompt in ALL_PROMPTS]
+    for samples in (1, 2):
+        made = run("beam", ALL_PROMPTS, np.full(75, 3), max_new=5, beams=beams, samples=samples, **options)
+        tokens, lengths, scores = map(np.asarray, (made.tokens_BSN, made.length_BS, made.score_BS))
+        for row, found in enumerate(plain):
+            for place, (score, text) in enumerate(found[:samples]):
+                assert tokens[row, place].tolist() == [*text, *[0] * (5 - len(text))]
+                assert lengths[row, place] == len(text)
+                np.testing.assert_allclose(scores[row, place], score, rtol=1e-5)
 
 
-def test_one_beam_without_norm_is_greedy():
-    for length_penalty in (0.0, 0.6):
-        beam, greedy = run("beam", beams=1, max_new=6, length_penalty=length_penalty), run("greedy", max_new=6)
-        np.testing.assert_array_equal(beam.tokens_BSN, greedy.tokens_BSN)
+@pytest.mark.parametrize("power", [0.0, 0.6])
+def test_one_beam_is_greedy(power):
+    beam, greedy = run("beam", beams=1, max_new=6, length_penalty=power), run("greedy", max_new=6)
+    np.testing.assert_array_equal(beam.tokens_BSN, greedy.tokens_BSN)
+    np.testing.assert_allclose(beam.score_BS, greedy.score_BS / norm(greedy.length_BS, power), rtol=1e-6)
 
 
-def test_no_text_ends_too_early():
-    for how in ("greedy", "beam", "nucleus"):
-        made = run(how, max_new=8, min_new=5)
-        assert (np.asarray(made.length_BS) >= 5).all()
+@pytest.mark.parametrize("how", ["greedy", "beam", "nucleus"])
+def test_no_text_ends_too_early_and_its_score_is_the_models_all_the_same(how):
+    options = {"max_new": 8, "min_new": 5, "temperature": 1e30 if how == "nucleus" else 1.0, "top_p": 1.0}
+    made = run(how, ALL_PROMPTS, np.full(75, 3), **options)
+    tokens, lengths, scores = (np.asarray(x)[:, 0] for x in (made.tokens_BSN, made.length_BS, made.score_BS))
+    assert (lengths >= 5).all() and (lengths == 5).any() and (lengths < 8).any()
+    for prompt, text, length, score in zip(ALL_PROMPTS, tokens.tolist(), lengths, scores, strict=True):
+        expected = sum(log_p(prompt, text[:length])) / (norm(length, 0.6) if how == "beam" else 1.0)
+        np.testing.assert_allclose(score, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["greedy", "beam", "nucleus"])
+def test_a_text_ends_with_the_first_token_that_ends_one_and_zeros_follow(how):
+    made = run(how, max_new=8, stop_ids=(END, 2), samples=2 if how != "greedy" else 1)
+    ended = 0
+    for text, length in zip(made.tokens_BSN.reshape(-1, 8).tolist(), made.length_BS.reshape(-1).tolist(), strict=True):
+        ends = [place for place, token in enumerate(text) if token in (END, 2)]
+        assert length == (ends[0] + 1 if ends else 8) and not any(text[length:])
+        ended += bool(ends)
+    assert ended > 2
+
+
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [("greedy", {}), ("nucleus", {"samples": 2}), ("beam", {"samples": 2}), ("beam", {"length_penalty": -3.0})],
+)
+def test_a_row_is_searched_as_if_it_were_alone(how, options):
+    """Rows of one batch end at different steps; alone, a search ends with its only row."""
+    settings = Decoding(how, max_new=9, beams=3, stop_ids=(END,), **options)
+    search = jax.jit(lambda p, rows: generate(start, advance, p, jnp.full(len(p), 3), settings, rows))
+    rows = np.random.default_rng(0).permutation(75)
+    whole = jax.device_get(search(ALL_PROMPTS, rows))
+    assert len(set(whole.length_BS[:, 0].tolist())) > 3
+    for row in range(75):
+        alone = jax.device_get(search(ALL_PROMPTS[row : row + 1], rows[row : row + 1]))
+        np.testing.assert_array_equal(whole.tokens_BSN[row], alone.tokens_BSN[0])
+        np.testing.assert_allclose(whole.score_BS[row], alone.score_BS[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["greedy", "beam", "nucleus"])
+def test_one_loop_ends_when_all_rows_have_ended(how):
+    asked = []
+
+    def counted(token_B, state):
+        jax.debug.callback(lambda: asked.append(1))
+        return advance(token_B, state)
+
+    def search(settings):
+        return jax.jit(lambda p, n: generate(start, counted, p, n, settings))
+
+    settings = Decoding(how, max_new=300, beams=2, stop_ids=(END,))
+    # The other two would go on for ever.
+    ending = PROMPTS[:2], LENGTHS[:2]
+    assert str(jax.make_jaxpr(search(settings))(*ending)).count(" while[") == 1
+    longest = int(search(settings)(*ending).length_BS.max())
+    jax.effects_barrier()
+    assert len(asked) < 60 and (how == "beam" or len(asked) == longest)
 
 
 def test_what_is_drawn_is_as_likely_as_it_should_be():
@@ -155,9 +237,19 @@ def test_a_draw_depends_on_the_row_and_the_seed_alone():
     assert (other.tokens_BSN != whole.tokens_BSN).any()
 
 
-def test_without_temperature_drawing_is_greedy():
-    drawn, greedy = run("nucleus", max_new=6, temperature=0.0), run("greedy", max_new=6)
+def test_each_token_is_drawn_anew():
+    def flat(token_B, state):
+        return jnp.zeros((1, VOCAB)), state
+
+    made = generate(lambda p, n: flat(n, ()), flat, PROMPTS[:1], LENGTHS[:1], Decoding("nucleus", max_new=500))
+    np.testing.assert_allclose(np.bincount(made.tokens_BSN[0, 0], minlength=VOCAB) / 500, 1 / VOCAB, atol=0.08)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-4, 1e-38])
+def test_without_temperature_drawing_is_greedy(temperature):
+    drawn, greedy = run("nucleus", max_new=6, temperature=temperature, min_new=2), run("greedy", max_new=6, min_new=2)
     np.testing.assert_array_equal(drawn.tokens_BSN, greedy.tokens_BSN)
+    np.testing.assert_allclose(drawn.score_BS, greedy.score_BS, rtol=1e-6)
 
 
 def test_the_nucleus_has_the_token_that_crosses_its_share():
@@ -166,3 +258,21 @@ def test_the_nucleus_has_the_token_that_crosses_its_share():
     assert kept.tolist() == [[False, True, True, False]]
     assert (np.asarray(nucleus(logits, 0.01)) > NEVER).sum() == 1
     assert (np.asarray(nucleus(logits, 1.0)) > NEVER).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"how": "beams"}, "decoding.how is 'beams'; it is one of greedy, beam, nucleus"),
+        ({"max_new": 0}, "decoding.max_new is 0; it must be a whole number from 1 on"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"top_p": 0.0}, "decoding.top_p is 0.0"),
+        ({"length_penalty": math.inf}, "decoding.length_penalty is inf"),
+        ({"stop_ids": (3, -1)}, "decoding.stop_ids has -1"),
+        ({"how": "beam", "beams": 2, "samples": 3}, "beam search gives 2 text.s. a row; set beams as high"),
+        ({"min_new": 33}, "decoding.min_new is 33 and max_new 32"),
+    ],
+)
+def test_settings_that_cannot_be_are_said(options, words):
+    with pytest.raises(ValueError, match=words):
+        Decoding(**options)

@@ -6,6 +6,7 @@ lengths, padded on the right. A row that has ended goes on as zeros; the loop en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,11 +55,13 @@ class Decoding:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"decoding.{name} is {value!r}; it must be a whole number from {least} on")
-        if not 0 < self.top_p <= 1 or self.temperature < 0:
+        if not 0 < self.top_p <= 1 or not 0 <= self.temperature < math.inf:
             raise ValueError(
                 f"decoding.top_p is {self.top_p!r} and temperature {self.temperature!r}; the one is a share above 0 "
                 "and up to 1, the other 0 or more"
             )
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"decoding.length_penalty is {self.length_penalty!r}; it must be a number, as 0.6")
         most = {"greedy": 1, "beam": self.beams, "nucleus": self.samples}[self.how]
         if self.samples > most:
             raise ValueError(
@@ -66,13 +69,19 @@ class Decoding:
                 + ("set how='nucleus'" if self.how == "greedy" else "set beams as high")
             )
         if self.min_new > self.max_new:
-            raise ValueError(f"decoding.min_new {self.min_new} is more than max_new {self.max_new}")
+            raise ValueError(
+                f"decoding.min_new is {self.min_new} and max_new {self.max_new}; the fewest cannot be more than the "
+                "most, so change one"
+            )
+        for token in self.stop_ids:
+            if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+                raise ValueError(f"decoding.stop_ids has {token!r}; they are token ids, whole numbers from 0 on")
 
 
 @flax.struct.dataclass
 class Generated:
     """New tokens int32 [B, samples, max_new], zeros behind the one that ended a text; how many each has, and its score:
-    log p, of beams over the norm of their length. Beams come best first, drawn texts as they were drawn."""
+    the model's log p, of beams over the norm of their length. Beams come best first, drawn texts as they were drawn."""
 
     tokens_BSN: jax.Array
     length_BS: jax.Array
@@ -140,10 +149,11 @@ def _one_by_one(
 
     def once(carry: Any) -> Any:
         step, done_R, tokens_RN, score_R, logits_RV, state = carry
-        logits_RV = decoding.forbid(logits_RV, settings.stop_ids, step + 1 < settings.min_new)
+        log_p_RV = jax.nn.log_softmax(logits_RV, axis=-1)
+        may_RV = decoding.forbid(log_p_RV, settings.stop_ids, step + 1 < settings.min_new)
         now_R = jax.vmap(jax.random.fold_in, (0, None))(keys_R, step)
-        token_R = decoding.draw(now_R, logits_RV, temperature, settings.top_p)
-        log_p_R = jnp.take_along_axis(jax.nn.log_softmax(logits_RV, axis=-1), token_R[:, None], axis=-1)[:, 0]
+        token_R = decoding.draw(now_R, may_RV, temperature, settings.top_p)
+        log_p_R = jnp.take_along_axis(log_p_RV, token_R[:, None], axis=-1)[:, 0]
         score_R = score_R + jnp.where(done_R, 0.0, log_p_R)
         tokens_RN = tokens_RN.at[:, step].set(jnp.where(done_R, 0, token_R))
         done_R = done_R | decoding.is_one_of(token_R, settings.stop_ids)
@@ -162,13 +172,14 @@ def _beam_search(advance: Advance, logits_BV: jax.Array, state: Any, settings: D
 
     def more(carry: Any) -> jax.Array:
         step, beams = carry[0], carry[1]
-        return (step < longest) & decoding.can_improve(beams, longest, power).any()
+        return (step < longest) & decoding.can_improve(beams, longest, power, settings.samples).any()
 
     def once(carry: Any) -> Any:
         step, beams, logits_RV, state = carry
-        logits_RV = decoding.forbid(logits_RV, settings.stop_ids, step + 1 < settings.min_new)
-        log_p_BKV = jax.nn.log_softmax(logits_RV, axis=-1).reshape(batch, count, -1)
-        beams, parent_BK, token_BK = decoding.extend(beams, log_p_BKV, step, settings.stop_ids, power)
+        log_p_RV = jax.nn.log_softmax(logits_RV, axis=-1)
+        may_RV = decoding.forbid(log_p_RV, settings.stop_ids, step + 1 < settings.min_new)
+        may_BKV = may_RV.reshape(batch, count, -1)
+        beams, parent_BK, token_BK = decoding.extend(beams, may_BKV, step, settings.stop_ids, power)
         parent_R = (jnp.arange(batch)[:, None] * count + parent_BK).reshape(-1)
         logits_RV, state = advance(token_BK.reshape(-1), state.rows(parent_R, same_video=True))
         return step + 1, beams, logits_RV, state

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 
 # The logarithm of no chance at all, finite so that sums of several stay numbers.
 NEVER = -1e30
+# Below this temperature, only the most likely token has a chance that a float32 knows of.
+COLD = 1e-6
 
 
-def forbid(logits_RV: jax.Array, ids: Sequence[int], when: jax.Array) -> jax.Array:
-    """The logits without these tokens, where `when` holds."""
+def forbid(log_p_RV: jax.Array, ids: Sequence[int], when: jax.Array) -> jax.Array:
+    """log p, or logits, without a chance for these tokens where `when` holds; the others keep what they have."""
     if not ids:
-        return logits_RV
-    forbidden_V = jnp.zeros(logits_RV.shape[-1], bool).at[jnp.asarray(ids)].set(True)
-    return jnp.where((when & forbidden_V)[None], NEVER, logits_RV)
+        return log_p_RV
+    forbidden_V = jnp.zeros(log_p_RV.shape[-1], bool).at[jnp.asarray(ids)].set(True)
+    return jnp.where((when & forbidden_V)[None], NEVER, log_p_RV)
 
 
 def is_one_of(token: jax.Array, ids: Sequence[int]) -> jax.Array:
@@ -42,9 +44,11 @@ def nucleus(logits_RV: jax.Array, share: float) -> jax.Array:
 
 def draw(keys_R: jax.Array, logits_RV: jax.Array, temperature: float, share: float) -> jax.Array:
     """One token for each row, each by its own key; temperature 0 takes the most likely."""
-    if temperature == 0.0:
+    if temperature < COLD:
         return jnp.argmax(logits_RV, axis=-1).astype(jnp.int32)
-    logits_RV = nucleus(logits_RV / temperature, share)
+    # The most likely is at 0, so that nothing is lost in large numbers; what was forbidden is so at any temperature.
+    below_RV = (logits_RV - logits_RV.max(axis=-1, keepdims=True)) / temperature
+    logits_RV = nucleus(jnp.where(logits_RV <= 0.5 * NEVER, NEVER, below_RV), share)
     return jax.vmap(jax.random.categorical)(keys_R, logits_RV).astype(jnp.int32)
 
 
@@ -102,10 +106,10 @@ def extend(
     return Beams(tokens_BKN, log_p_BK, ended_BKN, score_BK), parent_BK, token_BK
 
 
-def can_improve(beams: Beams, longest: int, power: float) -> jax.Array:
-    """[B]: whether a text that goes on could still end better than the worst that ended."""
+def can_improve(beams: Beams, longest: int, power: float, wanted: int) -> jax.Array:
+    """[B]: whether a text that goes on could still end better than the worst of the `wanted` best that ended."""
     at_best_B = beams.log_p_BK[:, 0] / length_norm(float(longest), max(power, 0.0))
-    return at_best_B > beams.score_BK[:, -1]
+    return at_best_B > beams.score_BK[:, wanted - 1]
 
 
 def finish(beams: Beams, longest: int, power: float) -> tuple[jax.Array, jax.Array]:
