@@ -84,6 +84,24 @@ def test_sources_in_one_batch_all_have_prompts_or_none(path, table):
         mixture_stream([sources[0], Source(table, ClipSpec(text_length=12))], Tokenizer(path, 12), seed=0, batch_size=8)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_prompts_without_room_are_found_before_the_first_batch(path, workers):
+    rows = 40
+    columns = {"video": ["x"] * rows, "start": [0.0] * rows, "end": [1.0] * rows, "texts": [["a dog"]] * rows}
+    questions = ["what runs", *[None] * 37, "who sleeps all day the dog", ""]
+    table = ClipTable.from_columns({**columns, "question": questions})
+    for length, prompt in ((7, "{question}"), (8, "question {question}")):
+        spec = ClipSpec(text_length=length, prompt=prompt)
+        with pytest.raises(ValueError, match=f"has {length} tokens, which leaves no room for a text in {length};"):
+            train_stream(table, Tokenizer(path, length), spec, seed=0, batch_size=2, workers=workers)
+        with pytest.raises(ValueError, match="leaves no room"):
+            EvalData(table, Tokenizer(path, length), spec, batch_size=2)
+    spec = ClipSpec(text_length=9, prompt="{question}")
+    with train_stream(table, Tokenizer(path, 9), spec, seed=0, batch_size=40, workers=workers) as stream:
+        batch = next(stream)
+    assert (batch["prompt_B"] == [1 + len((questions[row] or "").split()) for row in batch["index_B"]]).all()
+
+
 def test_what_is_no_template_is_said(path, table):
     for template in ("{", "{}", "{question:5}", "{0!r}"):
         with pytest.raises(ValueError, match="the prompt"):

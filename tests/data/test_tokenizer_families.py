@@ -215,6 +215,41 @@ def test_every_family_reads_back_what_it_wrote(family):
     assert ours.decode(words_NL) == texts[:1]  # without begin and end, as a language model may write
 
 
+def test_every_family_reads_a_prompt_and_its_text_as_one_line(family):
+    path, reference, (begin, _) = family
+    ours, begins = Tokenizer(path, 40), [] if begin is None else [reference.token_to_id(begin)]
+    prompts, texts = ["the cat", "the cat ", "a red mat"], ["sits on a mat", "sits on a mat", " on the cat"]
+    text_NL, prompt_N = ours.encode_prompted(prompts, texts)
+    alone_NL, length_N = ours.encode_prompts(prompts)
+    assert prompt_N.tolist() == length_N.tolist()
+    for row, line in enumerate(["the cat sits on a mat", "the cat sits on a mat", "a red mat on the cat"]):
+        ids = [*begins, *reference.encode(line, add_special_tokens=False).ids, ours.end_id]
+        assert text_NL[row].tolist() == ids + [0] * (40 - len(ids))
+        # What a model goes on from is what stands before the texts that it learned from.
+        assert alone_NL[row].tolist() == [*ids[: prompt_N[row]], *[0] * (40 - prompt_N[row])]
+        assert ours.decode(text_NL[row : row + 1, prompt_N[row] :]) == [texts[row].strip()]
+
+
+def test_a_text_after_no_words_is_a_line_of_its_own(family):
+    path, _, (begin, end) = family
+    ours = Tokenizer(path, 40)
+    text_NL, prompt_N = ours.encode_prompted([""], ["the cat"])
+    plain_NL = ours.encode(["the cat"])
+    first = [] if begin else [ours.end_id]
+    assert prompt_N.tolist() == [1]
+    assert text_NL[0].tolist() == [*first, *plain_NL[0].tolist()][:40]
+
+
+def test_a_text_never_changes_the_prompt_before_it(tmp_path):
+    """Here is a token that has the prompt's last letter, the space and the text's first."""
+    ids = numbered(["<s>", "</s>", "a", "b", "▁", "▁b", "a▁b"])
+    tokenizer = with_special(HfTokenizer(models.BPE(ids, [("▁", "b"), ("a", "▁b")])), "<s>", "</s>")
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.save(str(tmp_path / "t.json"))
+    text_NL, prompt_N = Tokenizer(tmp_path / "t.json", 6, begin="<s>", end="</s>").encode_prompted(["ba"], ["bb"])
+    assert text_NL[0].tolist() == [0, 3, 2, 3, 3, 1] and prompt_N.tolist() == [3]
+
+
 def test_every_family_goes_to_workers_by_value(family):
     path, _, _ = family
     ours = Tokenizer(path, 20, clean={"name": "singularity", "words": 4})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vidlang.nn.generation import Decoding, generate
-from vidlang.ops.decoding import NEVER, nucleus
+from vidlang.ops.decoding import NEVER, Beams, extend, nucleus
 
 VOCAB, END = 5, 4
 # What follows a token depends on it and on the one before: the state is the token before.
@@ -142,6 +142,16 @@ def test_few_beams_find_what_plain_beams_find(beams, options):
                 assert tokens[row, place].tolist() == [*text, *[0] * (5 - len(text))]
                 assert lengths[row, place] == len(text)
                 np.testing.assert_allclose(scores[row, place], score, rtol=1e-5)
+
+
+def test_as_many_go_on_however_many_end():
+    log_p = jnp.log(jnp.array([[[0.1, 0.2, 0.3, 0.25, 0.15]] * 2]))
+    beams = Beams.begin(1, 2, 3).replace(log_p_BK=jnp.array([[-1.0, -2.0]]))
+    beams, parent, token = extend(beams, log_p, jnp.int32(1), (1, 2, 3, 4), 1.0)
+    np.testing.assert_allclose(beams.log_p_BK, [[-1 + math.log(0.1), -2 + math.log(0.1)]], rtol=1e-6)
+    assert parent.tolist() == [[0, 1]] and token.tolist() == [[0, 0]]
+    assert beams.ended_BKN.tolist() == [[[0, 2, 0], [0, 3, 0]]]
+    np.testing.assert_allclose(beams.score_BK, [[(-1 + math.log(p)) / (7 / 6) for p in (0.3, 0.25)]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.6])

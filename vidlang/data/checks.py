@@ -14,6 +14,9 @@ from vidlang.data.plan import ClipSpec, Frames
 from vidlang.data.prompts import Prompt
 from vidlang.data.tokenizer import Tokenizer
 
+# How many of the longest prompts are looked at: those of most letters may not be those of most tokens.
+MOST_LETTERS = 16
+
 
 def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -> Frames:
     """Opens the table's store, or its features, after everything that a config can get wrong was looked at."""
@@ -33,7 +36,7 @@ def check_setup(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec) -
     if spec.prompt is not None:
         if tokenizer is None:
             raise ValueError(f"clip.prompt is {spec.prompt!r} and there is no tokenizer; name one, or leave it out.")
-        Prompt(spec.prompt).check(table)
+        _check_prompts(table, tokenizer, Prompt(spec.prompt))
     for field in read_fields(table, spec.fields):
         _check_field(table, field)
     if spec.text_only:
@@ -60,6 +63,18 @@ def check_training(table: ClipTable, tokenizer: Tokenizer | None, spec: ClipSpec
 
 def _empty(table: ClipTable, column: str) -> np.ndarray:
     return pc.fill_null(pc.equal(table.arrow(column), ""), True).to_numpy()
+
+
+def _check_prompts(table: ClipTable, tokenizer: Tokenizer, prompt: Prompt) -> None:
+    """The prompts of most letters leave room for a text: looked at now, and not at the step at which one comes."""
+    prompt.check(table)
+    letters_N = np.zeros(len(table), np.int64)
+    for name in prompt.columns:
+        column = table.arrow(name)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            letters_N += pc.fill_null(pc.utf8_length(column), 0).to_numpy()
+    longest = np.argsort(-letters_N, kind="stable")[:MOST_LETTERS].tolist()
+    tokenizer.encode_prompted([prompt.of(table, row) for row in longest], [""] * len(longest))
 
 
 def _check_field(table: ClipTable, field: Field) -> None:

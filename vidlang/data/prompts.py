@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from typing import Any
 
@@ -29,7 +30,8 @@ class Prompt:
                 f"the prompt {template!r} has braces without the name of a column, or with more than that in them; "
                 "write {question}, and double the braces that are words"
             )
-        self.template, self.columns = template, tuple(name for _, name in parts if name is not None)
+        self.template, self._parts = template, parts
+        self.columns = tuple(name for _, name in parts if name is not None)
 
     def check(self, table: ClipTable) -> None:
         """ValueError where the table lacks a column of the template."""
@@ -42,7 +44,8 @@ class Prompt:
 
     def of(self, table: ClipTable, row: int) -> str:
         """The prompt of a row."""
-        return self.template.format(**{name: _words(table.cell(row, name)) for name in self.columns})
+        told = ((words, "" if name is None else _words(table.cell(row, name))) for words, name in self._parts)
+        return "".join(itertools.chain.from_iterable(told))
 
 
 def _words(value: Any) -> str:

@@ -96,12 +96,13 @@ class Tokenizer:
     def encode_prompted(self, prompts: Sequence[str], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, length] of prompts with texts after them, how many tokens the prompts have).
 
-        What does not fit is cut from the end of the text; the end token always is there, and so is the whole prompt.
+        The two are read as one line, with a space between: what a model that goes on after the prompt writes first is
+        a word behind a space, which is another token than the word that begins a line (GPT-2). What does not fit is cut
+        from the end of the text; the end token always is there, and so is the whole prompt.
         """
         text_NL = np.full((len(texts), self.length), PAD, np.int32)
         prompt_N = np.zeros(len(texts), np.int32)
-        encodings = self._encode([self.clean(text) for text in texts])
-        for row, (prompt, encoding) in enumerate(zip(prompts, encodings, strict=True)):
+        for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
             before = self._prompt_ids(prompt)
             room = self.length - len(before) - 1
             if room < 1:
@@ -109,14 +110,27 @@ class Tokenizer:
                     f"the prompt {prompt[:60]!r} has {len(before)} tokens, which leaves no room for a text in "
                     f"{self.length}; shorten it, or set clip.text_length higher"
                 )
-            ids = [*before, *encoding.ids[:room], self.end_id]
+            ids = [*before, *self._ids_after(prompt, self.clean(text))[:room], self.end_id]
             text_NL[row, : len(ids)], prompt_N[row] = ids, len(before)
         return text_NL, prompt_N
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        words = self._encode([self.clean(prompt)])[0].ids if prompt else []
+        words = self._encode([self._line(prompt)])[0].ids
         begin = self.begin_id if self.begin_id is not None or words else self.end_id
         return words if begin is None else [begin, *words]
+
+    def _ids_after(self, prompt: str, text: str) -> list[int]:
+        line = self._line(prompt)
+        if line and text:
+            before, both = (self._encode([words])[0].ids for words in (line, f"{line} {text.lstrip()}"))
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        # Nothing comes before the text, or its first letters would become part of the prompt's last token.
+        return self._encode([text])[0].ids
+
+    def _line(self, prompt: str) -> str:
+        # A space at the end would be a token of its own, and the text's first word one without it.
+        return self.clean(prompt).rstrip() if prompt else ""
 
     def decode(self, text_NL: np.ndarray) -> list[str]:
         """The texts of rows of ids as people read them: without begin, end and padding."""
