@@ -79,6 +79,7 @@ def test_processes_agree_with_one(protocol, count, monkeypatch):
 
 def test_texts_are_embedded_once_and_keep_their_order():
     data, predict = ToyData(table_of(texts=UNIT_TEXTS), SEEN, batch_size=2), ToyPredict()
+    predict.require("embed_text")
     texts = ["grows", "red ball", "grows", "box", "red ball"]
     text_TE = _embed.embed_texts(predict, data, IDENTITY, texts)
     assert predict.rows["embed_text"] == [2, 2]  # three different texts, padded to whole batches
@@ -153,8 +154,10 @@ def test_what_cannot_be_evaluated_says_why(protocol, columns, broken, message):
 
 
 def test_views_of_a_clip_count_by_their_mean():
-    once, _ = _embed.embed_clips(ToyPredict(), ToyData(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
-    found, present = _embed.embed_clips(ToyPredict(), TwoViews(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
+    predict = ToyPredict()
+    predict.require("embed_video")
+    once, _ = _embed.embed_clips(predict, ToyData(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
+    found, present = _embed.embed_clips(predict, TwoViews(table_of(texts=UNIT_TEXTS), SEEN), IDENTITY)
     want = once + 0.5 * np.eye(len(WORDS))[WORDS.index("ball")]
     want[1] = once[1]
     np.testing.assert_array_equal(found, want)

@@ -18,14 +18,16 @@ class ToyPredict:
 
     def __init__(self, gather=lambda x: x):
         self.gather = gather
-        self.rows = {}
+        self.rows, self.required = {}, set()
 
     def require(self, *methods):
         lacking = [name for name in methods if not hasattr(self, f"_{name}")]
         if lacking:
             raise ValueError(f"the model toy has no method {lacking[0]!r}, which is needed here")
+        self.required |= set(methods)
 
     def __call__(self, method, params, **arrays):
+        assert method in self.required, "an evaluator says what it needs before anything is trained"
         found = getattr(self, f"_{method}")(params, **arrays)
         self.rows.setdefault(method, []).append(len(found))
         return self.gather(found.astype(np.float32))

@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -39,6 +41,41 @@ def test_a_method_is_compiled_once_for_a_shape(model, params, host_batch, mesh_o
     for rows in (16, 16, 10):
         predict("embed_text", params, text_BL=batch["text_BL"][:rows])
     assert predict._jitted["embed_text", None]._cache_size() == 1
+
+
+class Counting(nn.Module):
+    """A model that says what it was given."""
+
+    def count(self, x_B, *, settings):
+        assert isinstance(settings, tuple), "settings are known when this is compiled"
+        return {"ids_B2": jnp.stack([x_B, x_B * settings[0]], axis=1), "score_B": x_B.astype(jnp.bfloat16) / 2}
+
+
+def test_settings_reach_the_method_and_token_ids_stay_whole_numbers(mesh_of):
+    predict = Predict(Counting(), mesh_of(data=8))
+    x_B = np.arange(2**24 - 5, 2**24 + 5, dtype=np.int32)
+    for settings in ((3,), (2,), (3,)):
+        found = predict("count", {}, settings, x_B=x_B)
+        assert found["ids_B2"].dtype == np.int32 and found["score_B"].dtype == np.float32
+        np.testing.assert_array_equal(found["ids_B2"], np.stack([x_B, x_B * settings[0]], axis=1))
+    assert {key: jitted._cache_size() for key, jitted in predict._jitted.items()} == {
+        ("count", (3,)): 1,
+        ("count", (2,)): 1,
+    }
+
+
+def test_evaluators_say_what_they_need_before_anything_is_trained(stage, model, mesh_of, corpus):
+    Predict(model, mesh_of()).require("embed_video", "embed_text")
+    with pytest.raises(ValueError, match="tiny has no method 'classify', which is needed here"):
+        Predict(model, mesh_of()).require("embed_video", "classify")
+    data = {**corpus, "split": "val", "annotations": "classes"}
+    chosen = stage(tokenizer=corpus["root"] + "/tokenizer.json")
+    options = {"prefix": "verbs", "clip": {"times": {"name": "middle"}}, "options": {"heads": {"label": 10}}}
+    wrong = Evaluation("classification", "4 steps", data, 8, **options)
+    chosen = dataclasses.replace(chosen, evals=(wrong,))
+    evaluations = Evaluations(chosen, Predict(model, mesh_of()), Runtime(), total=10)
+    with pytest.raises(ValueError, match="the evaluation verbs/classification: .*tiny has no method 'classify'"):
+        evaluations.prepare()
 
 
 def test_one_process_gathers_its_own_rows(model, mesh_of):

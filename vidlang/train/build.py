@@ -90,7 +90,10 @@ def clip_spec(clip: Mapping[str, Any], what: str = "clip") -> ClipSpec:
     """What a clip looks like, from a `clip` section."""
     missing = [name for name in FRAMES if name not in clip]
     if missing and clip.get("features") is None and clip.get("frames") != 0:
-        raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}, which say which frames, or else 'features'")
+        raise ValueError(
+            f"{what} lacks {', '.join(map(repr, missing))}, which say which frames; or give 'features', or frames=0 "
+            "for texts alone"
+        )
     for name in ("times", "crop"):
         if not isinstance(section := clip.get(name, {}), Mapping):
             raise ValueError(f"{what}: {name} must be a section of keys, as in dict(...); found {section!r}")
