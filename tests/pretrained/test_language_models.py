@@ -1,90 +1,148 @@
-"""Language models as the real implementation has them: small random ones, saved by it and read here."""
+"""Language models as the real implementations have them: small ones of every family, with the same numbers in both."""
 
 import json
+from importlib.util import find_spec
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
+from tests.pretrained.published import CASES, EVERY, GOLDEN, NEW, PROMPT, TEXT, answers, numbers, real
+from vidlang.core.tree import flatten_paths
 from vidlang.models.language import Model
 from vidlang.nn.generation import Decoding
 from vidlang.pretrained import gpt2, llama
-from vidlang.pretrained._safetensors import read_folder
+from vidlang.pretrained._safetensors import read_folder, write_file
 
-torch = pytest.importorskip("torch", reason="the real implementations are in the extra 'parity'")
-transformers = pytest.importorskip("transformers", reason="the real implementations are in the extra 'parity'")
-
-SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 61}
-SMALL |= {"max_position_embeddings": 64, "num_key_value_heads": 2}
-GEMMA = {**SMALL, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 12}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-LLAMA3 |= {"original_max_position_embeddings": 16}
-CASES = {
-    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 61, "n_positions": 64}),
-    "llama": ("Llama", SMALL),
-    "llama tied, scaled": ("Llama", {**SMALL, "tie_word_embeddings": True, "rope_scaling": LLAMA3, "rope_theta": 5e5}),
-    "llama with biases": ("Llama", {**SMALL, "attention_bias": True, "mlp_bias": True}),
-    "mistral": ("Mistral", {**SMALL, "sliding_window": None}),
-    "qwen2": ("Qwen2", SMALL),
-    "qwen3": ("Qwen3", {**SMALL, "head_dim": 16}),
-    "gemma": ("Gemma", {**SMALL, "head_dim": 16}),
-    "gemma2": ("Gemma2", {**GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}),
-    "gemma3": ("Gemma3Text", {**GEMMA, "sliding_window_pattern": 3, "rope_local_base_freq": 100.0}),
-}
-# The real classes have other names than their configs.
-CLASSES = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}
+ANSWERS = json.loads(GOLDEN.read_text())
 
 
-@pytest.fixture(scope="module", params=list(CASES))
-def pair(request, tmp_path_factory):
-    """(the real model, its folder, the family here)."""
-    name, options = CASES[request.param]
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**options)
-    config._attn_implementation = "eager"
-    real = getattr(transformers, CLASSES.get(name, f"{name}ForCausalLM"))(config).eval()
-    with torch.no_grad():  # norms and biases away from what they start as
-        for parameter in real.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    folder = tmp_path_factory.mktemp("weights") / name
-    real.save_pretrained(folder)
-    return real, folder, gpt2 if name == "GPT2" else llama
+def family(case):
+    return gpt2 if CASES[case][0] == "GPT2" else llama
 
 
-def ours(pair):
-    _, folder, family = pair
-    config = json.loads((folder / "config.json").read_text())
-    model = Model(language={**family.spec(config), "dtype": "float32"})
-    return model, {"params": {"language": family.load(folder)}}
+def published(case):
+    """The tensors of a case by their names."""
+    return {name: numbers(name, tuple(shape)) for name, shape in ANSWERS[case]["tensors"].items()}
 
 
-def test_logits_are_those_of_the_real_model(pair):
-    text = np.random.default_rng(0).integers(1, 61, (2, 20))
-    with torch.no_grad():
-        expected = pair[0](torch.tensor(text)).logits.numpy()
-    model, variables = ours(pair)
-    found = model.apply(variables, text, train=False).caption_BLV
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+def config_of(case, version="5"):
+    return ANSWERS[case]["configs"][version]
 
 
-def test_greedy_texts_are_those_of_the_real_model(pair):
-    prompt = np.random.default_rng(1).integers(1, 61, (2, 6))
-    with torch.no_grad():
-        expected = pair[0].generate(
-            torch.tensor(prompt), max_new_tokens=9, do_sample=False, eos_token_id=None, pad_token_id=0
-        )[:, 6:]
-    model, variables = ours(pair)
-    made = jax.jit(
-        lambda v, p, n: model.apply(v, p, n, settings=Decoding(max_new=9), method="generate"),
-    )(variables, prompt, np.array([6, 6]))
-    np.testing.assert_array_equal(made.tokens_BSN[:, 0], expected.numpy())
+def logits(section, params):
+    model = Model(language={**section, "dtype": "float32"})
+    return np.asarray(model.apply({"params": {"language": params}}, TEXT, train=False).caption_BLV)
 
 
-def test_out_and_in_again_is_bitwise_the_same(pair):
-    _, folder, family = pair
-    config = json.loads((folder / "config.json").read_text())
-    published = {name: np.asarray(x) for name, x in read_folder(folder).items()}
-    back = family.from_flax(family.to_flax(published, config), config)
-    assert set(back) == set(published) - {"lm_head.weight"} | ({"lm_head.weight"} & set(back))
+def greedy(section, params):
+    model, length_B = Model(language={**section, "dtype": "float32"}), np.full(len(TEXT), PROMPT)
+
+    def generate(params, prompt_BL, length_B):
+        settings = Decoding(max_new=NEW)
+        return model.apply({"params": {"language": params}}, prompt_BL, length_B, settings=settings, method="generate")
+
+    return np.asarray(jax.jit(generate)(params, TEXT[:, :PROMPT], length_B).tokens_BSN[:, 0])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_the_real_model(case):
+    config = config_of(case)
+    found = logits(family(case).spec(config), family(case).to_flax(published(case), config))
+    np.testing.assert_allclose(found[..., ::EVERY], ANSWERS[case]["logits"], atol=2e-5)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama tied, scaled", "mistral with a window", "gemma3, scaled"])
+def test_greedy_texts_are_those_of_the_real_model(case):
+    config = config_of(case)
+    found = greedy(family(case).spec(config), family(case).to_flax(published(case), config))
+    np.testing.assert_array_equal(found, ANSWERS[case]["greedy"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_forms_of_config_json_mean_the_same(case):
+    assert family(case).spec(config_of(case, "4")) == family(case).spec(config_of(case, "5"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_out_and_in_again_is_bitwise_the_same(case):
+    tensors, config = published(case), config_of(case)
+    back = family(case).from_flax(family(case).to_flax(tensors, config), config)
+    assert set(back) == set(tensors)
     for name, tensor in back.items():
-        np.testing.assert_array_equal(tensor, published[name])
+        assert tensor.dtype == tensors[name].dtype
+        np.testing.assert_array_equal(tensor, tensors[name])
+
+
+@pytest.mark.parametrize("case", ["gpt2", "gemma2"])
+def test_a_folder_is_read_as_section_shapes_and_parameters(case, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config_of(case)))
+    write_file(tmp_path / "model.safetensors", published(case))
+    assert family(case).section(tmp_path) == family(case).spec(config_of(case))
+    params, shapes = family(case).load(tmp_path), family(case).shapes(tmp_path)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+    expected = family(case).to_flax(published(case), config_of(case))
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    variables = Model(language=family(case).section(tmp_path)).init(jax.random.key(0), TEXT, train=False)
+    made = flatten_paths(nn.unbox(variables["params"]["language"]))
+    assert {name: x.shape for name, x in made.items()} == {name: x.shape for name, x in flatten_paths(params).items()}
+
+
+def test_tensors_of_the_bare_model_and_old_leftovers_are_read():
+    tensors, config = published("gpt2"), config_of("gpt2")
+    bare = {name.removeprefix("transformer."): x for name, x in tensors.items()}
+    bare |= {"h.0.attn.bias": np.ones((1, 1, 64, 64), bool), "h.2.attn.masked_bias": np.array(-1e4, np.float32)}
+    bare |= {"lm_head.weight": bare["wte.weight"]}
+    params = gpt2.to_flax(bare, config)
+    jax.tree.map(np.testing.assert_array_equal, params, gpt2.to_flax(tensors, config))
+    with pytest.raises(ValueError, match=r"1 unused: h\.0\.attn\.bios"):
+        gpt2.to_flax({**bare, "h.0.attn.bios": np.ones(1)}, config)
+    with pytest.raises(ValueError, match=r"both transformer\.ln_f\.bias and ln_f\.bias"):
+        gpt2.to_flax({**tensors, "ln_f.bias": bare["ln_f.bias"]}, config)
+    with pytest.raises(ValueError, match=r"1 missing: h\.1\.mlp\.c_fc\.bias$"):
+        gpt2.to_flax({name: x for name, x in bare.items() if name != "h.1.mlp.c_fc.bias"}, config)
+    with pytest.raises(ValueError, match="3 misshapen: .*c_attn.q"):
+        gpt2.to_flax({**bare, "h.1.attn.c_attn.weight": np.zeros((32, 90), np.float32)}, config)
+
+
+def test_what_is_not_known_is_refused():
+    def refused(match, case, family=llama, **changes):
+        with pytest.raises(ValueError, match=match) as caught:
+            family.to_flax({}, {**config_of(case), **changes})
+        assert "\n" not in str(caught.value)
+
+    refused("rope_type 'yarn'; it is one of linear, llama3", "llama", rope_parameters={"rope_type": "yarn"})
+    refused("partial_rotary_factor", "llama", rope_parameters={"partial_rotary_factor": 0.5})
+    refused("activation 'mish' is not known", "llama", hidden_act="mish")
+    refused("config.json lacks vocab_size", "llama", vocab_size=None)
+    refused("use_sliding_window false", "qwen2", use_sliding_window=True)
+    refused("use_sliding_window false", "qwen3", use_sliding_window=True)
+    refused("use_bidirectional_attention", "gemma3", use_bidirectional_attention=True)
+    layer_types = ["full_attention", "sliding_attention", "sliding_attention"]
+    refused("layer_types full_attention, sliding", "gemma3", layer_types=layer_types)
+    refused("stretch positions", "gemma3", rope_parameters={"sliding_attention": {"rope_type": "linear", "factor": 2}})
+    refused("scale_attn_weights", "gpt2", gpt2, scale_attn_weights=False)
+    refused("scale_attn_by_inverse", "gpt2", gpt2, scale_attn_by_inverse_layer_idx=True)
+    refused("config.json lacks n_embd, n_layer|lacks n_layer, n_embd", "gpt2", gpt2, n_embd=None, n_layer=None)
+
+
+def test_gemma_of_old_files_says_gelu_and_means_the_approximation():
+    old = {**config_of("gemma"), "hidden_act": "gelu", "hidden_activation": None}
+    assert llama.spec(old)["activation"] == "gelu_tanh"
+    assert llama.spec({**old, "model_type": "llama"})["activation"] == "gelu"
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="the real models are in the extra 'parity'")
+@pytest.mark.parametrize("case", CASES)
+def test_the_installed_real_model_agrees(case, tmp_path):
+    model = real(case)
+    model.save_pretrained(tmp_path)
+    expected, texts = answers(model)
+    section, params = family(case).section(tmp_path), family(case).load(tmp_path)
+    np.testing.assert_allclose(logits(section, params), expected, atol=2e-5)
+    np.testing.assert_array_equal(greedy(section, params), texts)
+    back = family(case).from_flax(params, json.loads((tmp_path / "config.json").read_text()))
+    saved = read_folder(tmp_path)
+    for name in saved:
+        np.testing.assert_array_equal(back[name], saved[name])

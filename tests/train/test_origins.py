@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from vidlang.core.sharding import use_mesh
+from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.pretrained import gpt2
+from vidlang.pretrained._names import _put
 from vidlang.pretrained._safetensors import write_file
 from vidlang.train import stages
 from vidlang.train.evaluate import restore_model
@@ -76,12 +78,12 @@ def weights(folder):
 
     rng = np.random.default_rng(0)
     params = {
-        rule.path: rng.normal(size=(rule.layers, *rule.shape) if rule.layers else rule.shape).astype(np.float32)
-        for rule in gpt2._rules(CONFIG)
+        rule.path: rng.normal(size=rule.whole).astype(np.float32)
+        for rule in gpt2._rules(DecoderSpec(**gpt2.spec(CONFIG)))
     }
     nested = {}
     for path, leaf in params.items():
-        gpt2.to_params.__globals__["_put"](nested, path, leaf)
+        _put(nested, path, leaf)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     write_file(folder / "model.safetensors", gpt2.from_flax(nested, CONFIG))

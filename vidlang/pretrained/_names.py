@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+
+from vidlang.core.tree import flatten_paths
 
 Turn = Callable[[np.ndarray], np.ndarray]
 
@@ -34,52 +37,82 @@ class Rule:
     turn: Turn = same
     back: Turn = same
 
+    @property
+    def names(self) -> list[str]:
+        """The published names, one a layer."""
+        return [self.name.format(layer) for layer in range(self.layers)] if self.layers else [self.name]
 
-def to_params(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, left: Sequence[str] = ()) -> Any:
-    """The parameters, float32, each layer read straight into its place of the stacked array.
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The shape with all layers."""
+        return (self.layers, *self.shape) if self.layers else self.shape
 
-    `left` are patterns of tensors that a file may have and the model has not. Missing, unused and misshapen tensors are
-    one ValueError that lists them.
+
+def check_tensors(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, left: Sequence[str] = ()) -> None:
+    """ValueError that lists missing, unused and misshapen tensors. Reads no numbers.
+
+    `left` are patterns of tensors that a file may have and the model has not.
     """
-    wanted = {name: rule for rule in rules for name in _names(rule)}
+    wanted = {name: rule for rule in rules for name in rule.names}
     missing = [name for name in wanted if name not in tensors]
     unused = [n for n in tensors if n not in wanted and not any(re.fullmatch(pattern, n) for pattern in left)]
-    misshapen = []
-    params: dict[str, Any] = {}
-    for rule in rules:
-        names = [name for name in _names(rule) if name in tensors]
-        whole = np.empty((rule.layers, *rule.shape) if rule.layers else rule.shape, np.float32)
-        for place, name in enumerate(names):
-            try:
-                found = rule.turn(tensors[name])
-            except ValueError:
-                found = tensors[name]
-            if found.shape != rule.shape:
-                misshapen.append(f"{name} {tuple(tensors[name].shape)}, which does not give {rule.path} {rule.shape}")
-            elif rule.layers:
-                whole[place] = found
-            else:
-                whole[...] = found
-        _put(params, rule.path, whole)
+    misshapen, other = [], []
+    for name, rule in wanted.items():
+        if name not in tensors:
+            continue
+        tensor = tensors[name]
+        try:
+            shape = rule.turn(tensor).shape
+        except ValueError:  # a reshape that cannot be
+            shape = None
+        if shape != rule.shape:
+            misshapen.append(f"{name} {tuple(tensor.shape)}, which does not give {rule.path} {rule.shape}")
+        if tensor.dtype.kind in "iub":  # as of weights in few bits
+            other.append(f"{name} {tensor.dtype}")
     problems = [
         f"{len(found)} {what}: {_some(found)}"
-        for what, found in (("missing", missing), ("unused", unused), ("misshapen", misshapen))
+        for what, found in (("missing", missing), ("unused", unused), ("misshapen", misshapen), ("not floating", other))
         if found
     ]
     if problems:
         raise ValueError(f"the tensors are not those of this model: {'; '.join(problems)}")
+
+
+def to_params(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, left: Sequence[str] = ()) -> Any:
+    """The parameters, float32, each layer read straight into its place of the stacked array; see `check_tensors`."""
+    check_tensors(tensors, rules, left=left)
+    params: dict[str, Any] = {}
+    for rule in rules:
+        whole = np.empty(rule.whole, np.float32)
+        for place, name in enumerate(rule.names):
+            whole[place if rule.layers else ...] = rule.turn(tensors[name])
+        _put(params, rule.path, whole)
+    return params
+
+
+def to_shapes(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, left: Sequence[str] = ()) -> Any:
+    """What `to_params` gives, as shapes."""
+    check_tensors(tensors, rules, left=left)
+    params: dict[str, Any] = {}
+    for rule in rules:
+        _put(params, rule.path, jax.ShapeDtypeStruct(rule.whole, np.float32))
     return params
 
 
 def to_tensors(params: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
-    """The published tensors of these parameters."""
+    """The published tensors of these parameters; ValueError where they are not exactly those of the rules."""
+    leaves, wanted = flatten_paths(params), {rule.path: rule.whole for rule in rules}
+    problems = [f"{path} is missing" for path in wanted if path not in leaves]
+    problems += [f"{path} is not of it" for path in leaves if path not in wanted]
+    for path in wanted.keys() & leaves.keys():
+        if tuple(leaves[path].shape) != wanted[path]:
+            problems.append(f"{path} is {tuple(leaves[path].shape)}, not {wanted[path]}")
+    if problems:
+        raise ValueError(f"the parameters are not those of the model that config.json describes: {_some(problems)}")
     found = {}
     for rule in rules:
-        leaf: Any = params
-        for part in rule.path.split("/"):
-            leaf = leaf[part]
-        leaf = np.asarray(leaf)
-        for place, name in enumerate(_names(rule)):
+        leaf = np.asarray(leaves[rule.path])
+        for place, name in enumerate(rule.names):
             found[name] = np.ascontiguousarray(rule.back(leaf[place] if rule.layers else leaf))
     return found
 
@@ -97,32 +130,41 @@ def read_config(folder: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config)
 
 
+def need(config: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """ValueError where config.json lacks one of these."""
+    if lacking := [key for key in keys if config.get(key) is None]:
+        raise ValueError(f"config.json lacks {', '.join(lacking)}; fetch it again from where the weights are")
+
+
 def without_prefix(tensors: Mapping[str, np.ndarray], prefix: str) -> Mapping[str, np.ndarray]:
     """The tensors by their names without this prefix, which some files have and others have not."""
-    if not any(name.startswith(prefix) for name in tensors):
-        return tensors
-    return _Renamed(tensors, {name.removeprefix(prefix): name for name in tensors})
+    names: dict[str, str] = {}
+    for name in tensors:
+        short = name.removeprefix(prefix)
+        if short in names:
+            raise ValueError(f"the file has both {names[short]} and {name}, which are one tensor; fetch it again")
+        names[short] = name
+    return Renamed(tensors, {short: (name, same) for short, name in names.items()})
 
 
-class _Renamed(Mapping[str, np.ndarray]):
-    def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]) -> None:
+class Renamed(Mapping[str, np.ndarray]):
+    """Tensors by other names, each with how it is got from the one that it is, or is a part of."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, tuple[str, Turn]]) -> None:
         self._tensors, self._names = tensors, names
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._names[name]]
+        theirs, turn = self._names[name]
+        return turn(self._tensors[theirs])
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
 
 
-def _names(rule: Rule) -> list[str]:
-    return [rule.name.format(layer) for layer in range(rule.layers)] if rule.layers else [rule.name]
-
-
-def _put(params: dict[str, Any], path: str, leaf: np.ndarray) -> None:
+def _put(params: dict[str, Any], path: str, leaf: Any) -> None:
     *folders, last = path.split("/")
     for folder in folders:
         params = params.setdefault(folder, {})

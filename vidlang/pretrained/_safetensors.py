@@ -1,7 +1,7 @@
 """Safetensors files, read with numpy alone: a header of JSON, then the bytes of each tensor. Nothing is executed.
 
-Files are mapped into memory, so that a tensor costs nothing until it is looked at. Several files with an index are one
-mapping. Whatever is wrong with a file is said before any of it is used.
+Only headers are read at first, and whatever is wrong with one is said then. A tensor is mapped into memory when it is
+asked for, and is no longer once nobody holds it, so that a model is never in memory twice.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,87 +35,131 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 LARGEST_HEADER = 100 << 20
 
 
-class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of one or several files by name, read-only views into the mapped files."""
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies: `offset` counts bytes of the whole file."""
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        """`files`: which file each tensor is in."""
-        self._files = dict(files)
-        self._opened: dict[Path, dict[str, np.ndarray]] = {}
+    path: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    def read(self) -> np.ndarray:
+        """A read-only view of it."""
+        size = self.dtype.itemsize * math.prod(self.shape)
+        if not size:  # nothing cannot be mapped
+            empty = np.empty(self.shape, self.dtype)
+            empty.flags.writeable = False
+            return empty
+        try:
+            raw = np.memmap(self.path, np.uint8, "r", self.offset, (size,))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path} can no longer be read: {error}; something has changed it") from None
+        return raw.view(np.ndarray).view(self.dtype).reshape(self.shape)
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """The tensors of one or several files by name, read-only."""
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._entries = dict(entries)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        path = self._files[name]
-        if path not in self._opened:
-            self._opened[path] = read_file(path)
-        if name not in self._opened[path]:
-            raise ValueError(f"{path} has no tensor {name!r}, which the index says is in it; fetch the files again")
-        return self._opened[path][name]
+        return self._entries[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._entries)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._entries)
 
 
-def read_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The tensors of one file, as views into it."""
-    path = Path(path)
-    try:
-        content = np.memmap(path, np.uint8, "r")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if len(content) < 8:
-        raise ValueError(f"{path} is no safetensors file: it has {len(content)} bytes; fetch it again")
-    length = int.from_bytes(content[:8].tobytes(), "little")
-    if length > min(LARGEST_HEADER, len(content) - 8):
-        raise ValueError(
-            f"{path} is no safetensors file, or is cut off: its header should have {length} bytes, and the file has "
-            f"{len(content)} in all; fetch it again"
-        )
-    try:
-        header = json.loads(content[8 : 8 + length].tobytes())
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no safetensors file: its header is no JSON ({error})") from None
-    return {name: _view(path, name, entry, content[8 + length :]) for name, entry in entries.items()}
-
-
-def _view(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
-    try:
-        dtype, shape, (start, end) = DTYPES[entry["dtype"]], tuple(map(int, entry["shape"])), entry["data_offsets"]
-        size = dtype.itemsize * math.prod(shape)
-    except (KeyError, TypeError, ValueError) as error:
-        known = ", ".join(DTYPES)
-        raise ValueError(f"{path}: tensor {name!r} is described wrongly ({error!r}); dtypes are {known}") from None
-    if not (0 <= start <= end <= len(data)) or end - start != size or any(n < 0 for n in shape):
-        raise ValueError(
-            f"{path}: tensor {name!r} of {entry['dtype']} {shape} takes {size} bytes and should lie at {start} to "
-            f"{end} of {len(data)}; the file is cut off or damaged, fetch it again"
-        )
-    return data[start:end].view(dtype).reshape(shape)
+def read_file(path: str | os.PathLike[str]) -> Tensors:
+    """The tensors of one file."""
+    return Tensors(read_header(Path(path)))
 
 
 def read_folder(folder: str | os.PathLike[str]) -> Tensors:
-    """All tensors of a model's folder: one file, or several with an index; a path of one file is taken as it is."""
+    """All tensors of a model's folder: those of one file, or of several with an index."""
     folder = Path(folder)
-    if folder.is_file():
-        return Tensors({name: folder for name in read_file(folder)})
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; give one with config.json and model.safetensors")
+        raise ValueError(f"there is no folder {folder}; give one with config.json and {SINGLE}")
     if (index := folder / INDEX).is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = {str(name): folder / Path(file).name for name, file in weight_map.items()}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{index} is no index of safetensors files: {error!r}") from None
-        if absent := sorted({path.name for path in files.values() if not path.is_file()}):
-            raise ValueError(f"{folder} lacks {', '.join(absent)}, which {INDEX} names; fetch all files of the model")
-        return Tensors(files)
+        return Tensors(_indexed(index))
     if (single := folder / SINGLE).is_file():
-        return Tensors({name: single for name in read_file(single)})
+        return read_file(single)
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".safetensors"))
     raise ValueError(f"{folder} has no {SINGLE} or {INDEX}; it has {', '.join(others) or 'no file of weights'}")
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Where each tensor of a file lies; ValueError unless they fill the file without gaps and without sharing bytes."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            text = file.read(length) if size >= 8 and length <= min(LARGEST_HEADER, size - 8) else None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if text is None:
+        raise ValueError(
+            f"{path} is no safetensors file, or is cut off: it has {size} bytes, and its first eight ask for a header "
+            f"of {length}; fetch it again"
+        )
+    try:
+        header = json.loads(text.decode("utf-8"))
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is no safetensors file: its header is no JSON of tensors ({error})") from None
+    entries = {name: _entry(path, name, entry, 8 + length, size) for name, entry in tensors.items()}
+    place = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, math.prod(item[1].shape))):
+        if entry.offset != place:
+            what = "begins inside another" if entry.offset < place else "lies behind bytes of no tensor"
+            raise ValueError(f"{path}: tensor {name!r} {what}; the file is damaged, fetch it again")
+        place += entry.dtype.itemsize * math.prod(entry.shape)
+    if place != size:
+        raise ValueError(f"{path} has {size - place} bytes behind its last tensor; it is damaged, fetch it again")
+    return entries
+
+
+def _entry(path: Path, name: str, entry: Any, begin: int, size: int) -> Entry:
+    try:
+        dtype, shape, (start, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+        if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in (*shape, start, end)):
+            raise ValueError("shape and data_offsets are whole numbers from 0 on")
+    except (KeyError, TypeError, ValueError) as error:
+        known = ", ".join(DTYPES)
+        raise ValueError(f"{path}: tensor {name!r} is described wrongly ({error!r}); dtypes are {known}") from None
+    takes = dtype.itemsize * math.prod(shape)
+    if not start <= end <= size - begin or end - start != takes:
+        raise ValueError(
+            f"{path}: tensor {name!r} of {entry['dtype']} {shape} takes {takes} bytes and should lie at {start} to "
+            f"{end} of {size - begin}; the file is cut off or damaged, fetch it again"
+        )
+    return Entry(path, dtype, shape, begin + start)
+
+
+def _indexed(index: Path) -> dict[str, Entry]:
+    """The tensors of all files of an index, which must be those that it names."""
+    folder = index.parent
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = {str(name): folder / Path(file).name for name, file in weight_map.items()}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{index} is no index of safetensors files: {error!r}") from None
+    paths = sorted(set(files.values()))
+    if absent := [path.name for path in paths if not path.is_file()]:
+        raise ValueError(f"{folder} lacks {', '.join(absent)}, which {INDEX} names; fetch all files of the model")
+    found = {path: read_header(path) for path in paths}
+    for name, path in files.items():
+        if name not in found[path]:
+            raise ValueError(f"{path} has no tensor {name!r}, which {INDEX} says is in it; fetch the files again")
+    for path, entries in found.items():
+        if strange := [name for name in entries if files.get(name) != path]:
+            raise ValueError(f"{path} has a tensor {strange[0]!r}, which {INDEX} does not say; fetch the files again")
+    return {name: found[path][name] for name, path in files.items()}
 
 
 def write_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:

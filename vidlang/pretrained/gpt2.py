@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,18 @@ import numpy as np
 
 from vidlang.core.config import call
 from vidlang.nn.decoder_spec import DecoderSpec
-from vidlang.pretrained._names import Rule, read_config, to_params, to_tensors, without_prefix
+from vidlang.pretrained._names import (
+    Renamed,
+    Rule,
+    Turn,
+    need,
+    read_config,
+    same,
+    to_params,
+    to_shapes,
+    to_tensors,
+    without_prefix,
+)
 from vidlang.pretrained._safetensors import read_folder
 
 # Activations by the names of config.json.
@@ -21,17 +34,24 @@ ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
 }
-# Masks that old files hold, and the head, which is the word table.
-LEFT = (r"h\.\d+\.attn\.(masked_)?bias", r"lm_head\.weight")
+# Masks that old files hold; where words and head are tied, the head is the word table once more.
+LEFT = (r"h\.\d+\.attn\.(masked_)?bias",)
+HEAD = "lm_head.weight"
+NEEDED = ("n_layer", "n_embd", "n_head", "vocab_size", "n_positions")
+TYPES = {"gpt2": "GPT-2"}
 
 
 def spec(config: Mapping[str, Any]) -> dict[str, Any]:
     """The `language` section of a model with this config.json."""
+    need(config, NEEDED)
     activation = config.get("activation_function", "gelu_new")
     if activation not in ACTIVATIONS:
         raise ValueError(f"GPT-2 with the activation {activation!r} is not known; there are: {', '.join(ACTIVATIONS)}")
-    if config.get("scale_attn_by_inverse_layer_idx") or config.get("reorder_and_upcast_attn"):
-        raise ValueError("GPT-2 with attention scaled by layer is not known here; give a plain one")
+    if config.get("scale_attn_by_inverse_layer_idx") or not config.get("scale_attn_weights", True):
+        raise ValueError(
+            "GPT-2 whose attention is scaled by layer, or not at all, is not known here; give one with "
+            "scale_attn_weights true and scale_attn_by_inverse_layer_idx false"
+        )
     width = config["n_embd"]
     return {
         "layers": config["n_layer"],
@@ -48,62 +68,68 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
         "qkv_bias": True,
         "out_bias": True,
         "mlp_bias": True,
-        "tied": True,
+        "tied": bool(config.get("tie_word_embeddings", True)),
     }
 
 
 def to_flax(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Any:
     """The parameters of `nn.decoder.Decoder` from the published tensors."""
-    fused = _Split(without_prefix(tensors, "transformer."), config["n_layer"])
-    return to_params(fused, _rules(config), left=LEFT)
+    s = call(DecoderSpec, spec(config), what="config.json")
+    return to_params(_split(tensors, s), _rules(s), left=_left(s))
 
 
 def from_flax(params: Any, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The published tensors from the parameters."""
-    found = to_tensors(params, _rules(config))
-    for layer in range(config["n_layer"]):
+    s = call(DecoderSpec, spec(config), what="config.json")
+    found = to_tensors(params, _rules(s))
+    for layer in range(s.layers):
         for end in ("weight", "bias"):
             names = [f"h.{layer}.attn.c_attn.{part}.{end}" for part in "qkv"]
             found[f"h.{layer}.attn.c_attn.{end}"] = np.concatenate([found.pop(name) for name in names], axis=-1)
-    return {f"transformer.{name}": tensor for name, tensor in found.items()}
+    return {name if name == HEAD else f"transformer.{name}": tensor for name, tensor in found.items()}
+
+
+def section(path: str | Path) -> dict[str, Any]:
+    """The `language` section of a folder."""
+    return spec(read_config(Path(path), TYPES))
+
+
+def shapes(path: str | Path) -> Any:
+    """What `load` gives, as shapes; reads no numbers."""
+    s = call(DecoderSpec, section(path), what="config.json")
+    return to_shapes(_split(read_folder(path), s), _rules(s), left=_left(s))
 
 
 def load(path: str | Path) -> Any:
     """The parameters of a folder."""
-    config = read_config(Path(path), {"gpt2": None})
+    config = read_config(Path(path), TYPES)
     return to_flax(read_folder(path), config)
 
 
-class _Split(Mapping[str, np.ndarray]):
+def _left(s: DecoderSpec) -> tuple[str, ...]:
+    return (*LEFT, re.escape(HEAD)) if s.tied else LEFT
+
+
+def _split(tensors: Mapping[str, np.ndarray], s: DecoderSpec) -> Mapping[str, np.ndarray]:
     """Queries, keys and values lie side by side in one tensor; here each has its own name."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], layers: int) -> None:
-        self._tensors = tensors
-        whole = {f"h.{layer}.attn.c_attn.{end}" for layer in range(layers) for end in ("weight", "bias")}
-        parts = {f"{name[:-len(end)]}{part}.{end}": (name, i) for name in whole if name in tensors
-                 for end in (name.rsplit(".", 1)[1],) for i, part in enumerate("qkv")}  # fmt: skip
-        self._names: dict[str, tuple[str, int]] = {
-            **{name: (name, -1) for name in tensors if name not in whole},
-            **parts,
-        }
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        whole, part = self._names[name]
-        tensor = self._tensors[whole]
-        if part < 0:
-            return tensor
-        size = tensor.shape[-1] // 3
-        return tensor[..., part * size : (part + 1) * size]
-
-    def __iter__(self) -> Any:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    tensors = without_prefix(tensors, "transformer.")
+    whole = [(layer, end) for layer in range(s.layers) for end in ("weight", "bias")]
+    fused = {f"h.{layer}.attn.c_attn.{end}": f"h.{layer}.attn.c_attn.{{}}.{end}" for layer, end in whole}
+    names: dict[str, tuple[str, Turn]] = {name: (name, same) for name in tensors if name not in fused}
+    for name, parts in fused.items():
+        if name in tensors:
+            names |= {
+                parts.format(part): (name, functools.partial(_third, number)) for number, part in enumerate("qkv")
+            }
+    return Renamed(tensors, names)
 
 
-def _rules(config: Mapping[str, Any]) -> list[Rule]:
-    s = call(DecoderSpec, spec(config), what="config.json")
+def _third(number: int, x: np.ndarray) -> np.ndarray:
+    size = x.shape[-1] // 3 if x.ndim else 0
+    return x[..., number * size : (number + 1) * size]
+
+
+def _rules(s: DecoderSpec) -> list[Rule]:
     d, a, k, f, layers = s.width, s.heads, s.head_size, s.mlp, s.layers
     rules = [
         Rule("words/table", "wte.weight", (s.vocab, d)),
@@ -111,6 +137,8 @@ def _rules(config: Mapping[str, Any]) -> list[Rule]:
         Rule("norm/scale", "ln_f.weight", (d,)),
         Rule("norm/bias", "ln_f.bias", (d,)),
     ]
+    if not s.tied:
+        rules.append(Rule("head/kernel", HEAD, (d, s.vocab), 0, lambda x: x.T, lambda x: x.T))
     for ours, theirs in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
         rules += [
             Rule(f"layers/{ours}/scale", f"h.{{}}.{theirs}.weight", (d,), layers),

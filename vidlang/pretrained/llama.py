@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 
 from vidlang.core.config import call
 from vidlang.nn.decoder_spec import DecoderSpec
-from vidlang.pretrained._names import Rule, read_config, to_params, to_tensors, without_prefix
+from vidlang.ops.rotary import SCALINGS
+from vidlang.pretrained._names import Rule, need, read_config, to_params, to_shapes, to_tensors, without_prefix
 from vidlang.pretrained._safetensors import read_folder
 
 ACTIVATIONS = {
@@ -20,9 +22,18 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu": "gelu",
 }
-# What old files hold beside the parameters; of tied models, the head is the word table once more.
+# What old files hold beside the parameters; where words and head are tied, the head is the word table once more.
 LEFT = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 HEAD = "lm_head.weight"
+NEEDED = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
+FULL, WINDOW = "full_attention", "sliding_attention"
 Section = dict[str, Any]
 
 
@@ -31,53 +42,48 @@ def _llama(config: Mapping[str, Any]) -> Section:
 
 
 def _mistral(config: Mapping[str, Any]) -> Section:
-    if config.get("sliding_window"):
-        raise ValueError("Mistral with a sliding window in every layer is not known here; give one with none")
-    return {}
+    # A window in every layer, so that the first one without would be behind the last.
+    return _windows(config, config["num_hidden_layers"] + 1)
 
 
 def _qwen2(config: Mapping[str, Any]) -> Section:
     if config.get("use_sliding_window"):
-        raise ValueError("Qwen2 with sliding windows is not known here; give one with use_sliding_window false")
+        raise ValueError("Qwen with sliding windows is not known here; give one with use_sliding_window false")
     return {"qkv_bias": True}
 
 
 def _qwen3(config: Mapping[str, Any]) -> Section:
-    if config.get("use_sliding_window"):
-        raise ValueError("Qwen3 with sliding windows is not known here; give one with use_sliding_window false")
-    return {"qk_norm": True, **_llama(config)}
+    return {**_qwen2(config), "qk_norm": True, **_llama(config)}
 
 
 def _gemma(config: Mapping[str, Any]) -> Section:
-    return {"norm_offset": True, "embed_scale": float(config["hidden_size"]) ** 0.5}
+    return {**_llama(config), "norm_offset": True, "embed_scale": float(config["hidden_size"]) ** 0.5}
 
 
-def _gemma2(config: Mapping[str, Any]) -> Section:
+def _gemma2(config: Mapping[str, Any], every: int = 2) -> Section:
+    need(config, ("query_pre_attn_scalar",))
+    if config.get("use_bidirectional_attention"):
+        raise ValueError("Gemma whose tokens see those after them writes no texts; use_bidirectional_attention is true")
     return {
         **_gemma(config),
         "post_norms": True,
         "query_scale": float(config["query_pre_attn_scalar"]) ** -0.5,
         "attention_cap": float(config.get("attn_logit_softcapping") or 0.0),
         "logit_cap": float(config.get("final_logit_softcapping") or 0.0),
-        "window": config["sliding_window"],
-        "global_every": 2,
+        **_windows(config, every),
     }
 
 
 def _gemma3(config: Mapping[str, Any]) -> Section:
     every = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
-    return {
-        **_gemma2(config),
-        "qk_norm": True,
-        "global_every": every,
-        "local_base": float(config.get("rope_local_base_freq", 10_000.0)),
-    }
+    base, scaling = _rotary(config, WINDOW)
+    if scaling is not None:
+        raise ValueError(f"Gemma 3 whose layers with a window stretch positions ({scaling}) is not known here")
+    return {**_gemma2(config, every), "qk_norm": True, "local_base": base}
 
 
-# What each model_type has of its own.
 KINDS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "llama": _llama,
-    "smollm3": _llama,
     "mistral": _mistral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
@@ -87,17 +93,14 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
 }
 # What transformers leaves out of config.json, because it is the family's usual.
 TIED = {"gemma", "gemma2", "gemma3_text"}
+ROTARY_BASE = {("gemma3_text", FULL): 1_000_000.0}
 
 
 def spec(config: Mapping[str, Any]) -> Section:
     """The `language` section of a model with this config.json."""
+    need(config, NEEDED)
     kind = config["model_type"]
-    if kind == "smollm3":
-        raise ValueError("SmolLM3 leaves rotary positions out of some layers, which is not known here; take SmolLM2")
-    name = config.get("hidden_activation") or config.get("hidden_act") or "silu"
-    if name not in ACTIVATIONS:
-        raise ValueError(f"{kind} with the activation {name!r} is not known; there are: {', '.join(ACTIVATIONS)}")
-    activation = "gelu_tanh" if kind.startswith("gemma") else ACTIVATIONS[name]
+    base, scaling = _rotary(config, FULL)
     return {
         "layers": config["num_hidden_layers"],
         "width": config["hidden_size"],
@@ -110,9 +113,9 @@ def spec(config: Mapping[str, Any]) -> Section:
         "norm": "rms",
         "epsilon": config.get("rms_norm_eps", 1e-6),
         "positions": "rotary",
-        "rotary_base": float(config.get("rope_theta") or 10_000.0),
-        "rotary_scaling": _scaling(config),
-        "activation": activation,
+        "rotary_base": base,
+        "rotary_scaling": scaling,
+        "activation": _activation(config),
         "gated": True,
         "mlp_bias": bool(config.get("mlp_bias")),
         "tied": bool(config.get("tie_word_embeddings", kind in TIED)),
@@ -120,17 +123,58 @@ def spec(config: Mapping[str, Any]) -> Section:
     }
 
 
-def _scaling(config: Mapping[str, Any]) -> Section | None:
-    found = config.get("rope_scaling")
-    if not found or found.get("rope_type", found.get("type")) in (None, "default"):
-        return None
-    return {key: value for key, value in found.items() if isinstance(value, int | float | str)}
+def _activation(config: Mapping[str, Any]) -> str:
+    kind = config["model_type"]
+    is_gemma = kind.startswith("gemma")
+    name = config.get("hidden_act") if kind == "gemma" else config.get("hidden_activation") or config.get("hidden_act")
+    name = name or ("gelu_pytorch_tanh" if is_gemma else "silu")
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{kind} with the activation {name!r} is not known; there are: {', '.join(ACTIVATIONS)}")
+    # Gemma's first files say "gelu" and mean the other one.
+    return "gelu_tanh" if is_gemma and name == "gelu" else ACTIVATIONS[name]
+
+
+def _rotary(config: Mapping[str, Any], layers: str) -> tuple[float, Section | None]:
+    """(base, scaling) of the layers of this type.
+
+    Transformers 5 writes both into rope_parameters, for each type of layer where they differ; before, they were keys of
+    config.json, and Gemma 3 had another for layers with a window, whose positions were never stretched.
+    """
+    kind = config["model_type"]
+    found = config.get("rope_parameters")
+    if found is None and layers == WINDOW:
+        found = {"rope_theta": config.get("rope_local_base_freq")}
+    elif found is None:
+        found = {"rope_theta": config.get("rope_theta"), **(config.get("rope_scaling") or {})}
+    elif isinstance(found.get(layers), Mapping):
+        found = found[layers]
+    if found.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1):
+        raise ValueError(f"{kind} that turns a part of the channels (partial_rotary_factor) is not known here")
+    base = float(found.get("rope_theta") or ROTARY_BASE.get((kind, layers), 10_000.0))
+    how = found.get("rope_type", found.get("type"))
+    if how in (None, "default"):
+        return base, None
+    return base, {"rope_type": how, **{key: found[key] for key in SCALINGS.get(how, ()) if key in found}}
+
+
+def _windows(config: Mapping[str, Any], usual: int) -> Section:
+    """How far local layers see, and from one layer that sees everything to the next, which is `usual` if not said."""
+    every, kinds = usual, list(config.get("layer_types") or ())
+    if kinds:
+        every = kinds.index(FULL) + 1 if FULL in kinds else len(kinds) + 1
+        if kinds != [WINDOW if (layer + 1) % every else FULL for layer in range(config["num_hidden_layers"])]:
+            raise ValueError(
+                f"{config['model_type']} with the layer_types {', '.join(map(str, kinds))} is not known here; every "
+                f"k-th must be {FULL}, the others {WINDOW}"
+            )
+    window = config.get("sliding_window")
+    return {"window": window, "global_every": every} if window and every > 1 else {}
 
 
 def to_flax(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Any:
     """The parameters of `nn.decoder.Decoder` from the published tensors."""
     s = call(DecoderSpec, spec(config), what="config.json")
-    return to_params(without_prefix(tensors, "model."), _rules(s), left=(*LEFT, *((HEAD,) if s.tied else ())))
+    return to_params(without_prefix(tensors, "model."), _rules(s), left=_left(s))
 
 
 def from_flax(params: Any, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -140,10 +184,25 @@ def from_flax(params: Any, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name if name == HEAD else f"model.{name}": tensor for name, tensor in found.items()}
 
 
+def section(path: str | Path) -> Section:
+    """The `language` section of a folder."""
+    return spec(read_config(Path(path), KINDS))
+
+
+def shapes(path: str | Path) -> Any:
+    """What `load` gives, as shapes; reads no numbers."""
+    s = call(DecoderSpec, section(path), what="config.json")
+    return to_shapes(without_prefix(read_folder(path), "model."), _rules(s), left=_left(s))
+
+
 def load(path: str | Path) -> Any:
     """The parameters of a folder."""
     config = read_config(Path(path), KINDS)
     return to_flax(read_folder(path), config)
+
+
+def _left(s: DecoderSpec) -> tuple[str, ...]:
+    return (*LEFT, re.escape(HEAD)) if s.tied else LEFT
 
 
 def _rules(s: DecoderSpec) -> list[Rule]:
