@@ -268,6 +268,21 @@ def test_the_nucleus_has_the_token_that_crosses_its_share():
     assert kept.tolist() == [[False, True, True, False]]
     assert (np.asarray(nucleus(logits, 0.01)) > NEVER).sum() == 1
     assert (np.asarray(nucleus(logits, 1.0)) > NEVER).all()
+    assert (np.asarray(nucleus(jnp.zeros((1, 4)), 0.3)) > NEVER).all()
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 5.0, 300.0])
+def test_the_nucleus_is_what_sorting_finds(scale):
+    logits = np.random.default_rng(0).normal(size=(30, 400)).astype(np.float32) * scale
+    for share in (0.05, 0.5, 0.9, 0.999):
+        kept = np.asarray(nucleus(jnp.asarray(logits), share)) > NEVER
+        for row, inside in zip(logits.astype(np.float64), kept, strict=True):
+            chance = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+            order = np.argsort(-chance)
+            before = np.cumsum(chance[order]) - chance[order]
+            # What lies on the edge may fall on either side of it.
+            sure, may = before < share - 1e-5, before < share + 1e-5
+            assert inside[order[sure]].all() and not inside[order[~may]].any() and inside[order[0]]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -30,16 +31,29 @@ def is_one_of(token: jax.Array, ids: Sequence[int]) -> jax.Array:
 def nucleus(logits_RV: jax.Array, share: float) -> jax.Array:
     """The logits of the most likely tokens that together have `share` of the chances, NEVER for the others.
 
-    The token that crosses the share is in, so there is always one. Of equally likely ones the first come first.
+    The token that crosses the share is in, so there is always one; those as likely as it are in too.
+
+    Nothing is sorted, which would take longer than the model itself on some machines: the chance that the least likely
+    one has is found by halving, among all float32, whose order is that of their bits.
     """
     if share >= 1.0:
         return logits_RV
-    order_RV = jnp.argsort(-logits_RV, axis=-1, stable=True)
-    chance_RV = jax.nn.softmax(jnp.take_along_axis(logits_RV, order_RV, axis=-1), axis=-1)
-    before_RV = jnp.cumsum(chance_RV, axis=-1) - chance_RV
-    rank_RV = jnp.argsort(order_RV, axis=-1)
-    inside_RV = jnp.take_along_axis(before_RV < share, rank_RV, axis=-1)
-    return jnp.where(inside_RV, logits_RV, NEVER)
+    chance_RV = jax.nn.softmax(logits_RV.astype(jnp.float32), axis=-1)
+
+    def halve(_: Any, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        below_R, least_R = bounds
+        middle_R = below_R + (least_R - below_R) // 2
+        more_likely_RV = chance_RV > _float_of(middle_R)[:, None]
+        low_R = jnp.where(more_likely_RV, chance_RV, 0.0).sum(axis=-1) >= share
+        return jnp.where(low_R, middle_R, below_R), jnp.where(low_R, least_R, middle_R)
+
+    most_R = jax.lax.bitcast_convert_type(chance_RV.max(axis=-1), jnp.int32)
+    _, least_R = jax.lax.fori_loop(0, 31, halve, (jnp.full_like(most_R, -1), most_R))
+    return jnp.where(chance_RV >= _float_of(least_R)[:, None], logits_RV, NEVER)
+
+
+def _float_of(bits: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def draw(keys_R: jax.Array, logits_RV: jax.Array, temperature: float, share: float) -> jax.Array:
