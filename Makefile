@@ -5,10 +5,14 @@ RUN    := $(VENV)/bin/python
 # Pip's progress bars say nothing useful in a log.
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo claims test test-fast lint bench clean
+.PHONY: demo demo-caption claims test test-fast lint bench clean
 
 demo: $(VENV)/ready
 	$(RUN) -m launch.demo --config=configs/demo.py --workdir=runs/demo
+
+# The demo's encoder is what its second half begins with; a finished demo is not done again.
+demo-caption: demo
+	$(RUN) -m launch.demo_caption --config=configs/demo_caption.py --workdir=runs/demo_caption --encoder=runs/demo
 
 claims: $(VENV)/ready
 	$(RUN) -m launch.claims --workdir=runs/claims

@@ -63,7 +63,7 @@ def evaluation(name: str, prefix: str, annotations: str, **others: Any) -> ml_co
         {
             "name": name,
             "prefix": prefix,
-            "every": "25 percent",
+            "every": "100 percent",
             "data": corpus(annotations, "val"),
             "clip": {"times": {"name": "middle"}, "crop": {"name": "center"}},
             "batch_size": 60,
@@ -96,7 +96,7 @@ def language_stage() -> dict[str, Any]:
         "tokenizer": f"{demo.ROOT}/tokenizer.json",
         "objective": {"name": "captioning"},
         "optimizer": optimizer(2e-3),
-        "checkpoint": {"every": "50 percent", "keep": 1},
+        "checkpoint": {"every": "100 percent", "keep": 1},
     }
 
 
@@ -113,7 +113,7 @@ def caption_stage() -> dict[str, Any]:
     decoding = {"how": "greedy", "max_new": 20}
     return {
         "name": "caption",
-        "duration": "800 steps",
+        "duration": "900 steps",
         "batch_size": 64,
         "model": {
             "name": "captioner",
@@ -132,7 +132,7 @@ def caption_stage() -> dict[str, Any]:
         "optimizer": {**optimizer(2e-3), "learning_rate_scales": (("^video_encoder/", 0.5),)},
         "init_from": ("before", ENCODER),
         "init_allow": ("^cross/", "_projection/", "^text_encoder/", "^log_scale$"),
-        "checkpoint": {"every": "50 percent", "keep": 1},
+        "checkpoint": {"every": "100 percent", "keep": 1},
         "evals": (
             evaluation(
                 "captioning", "val", "pairs", options={"decoding": decoding, "parse": "synthetic", "blind": True}

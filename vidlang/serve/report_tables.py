@@ -42,7 +42,9 @@ def arrange(metrics: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], di
 def is_share(name: str) -> bool:
     """Whether a metric lies from 0 to 1 and is shown as percent."""
     last = name.rpartition("/")[2]
-    found = re.fullmatch(r"(cosine_)?([tv]2[tv]_)?(r\d+|map|ndcg)|listed|.*_(top\d+|mean_class)", last)
+    found = re.fullmatch(
+        r"(cosine_)?([tv]2[tv]_)?(r\d+|map|ndcg)|listed|.*_(top\d+|mean_class)|exact|order|parsed", last
+    )
     return bool(found) or last.startswith(("accuracy", "chance"))
 
 

@@ -39,14 +39,19 @@ class EmbeddedClips:
 
     def frames(self, position: int, *, count: int, height: int) -> np.ndarray:
         """A few whole frames of one clip, uint8 [T, H, W, C]."""
-        clip = self.table.row(int(self.rows[position]))
-        assert self.table.store is not None  # its clips were decoded from there
-        store = open_store(self.table.store)
-        info = store.info(clip["video"])
-        crop = choose_crop(None, info.height, info.width, name="full")
-        times_T = choose_times(None, clip["start"], clip["end"], count, name="middle")
-        width = max(2, round(info.width * height / info.height))
-        return store.decode(clip["video"], times_T, crop, (height, width))
+        return clip_frames(self.table, int(self.rows[position]), count=count, height=height)
+
+
+def clip_frames(table: ClipTable, row: int, *, count: int, height: int) -> np.ndarray:
+    """A few whole frames of a clip that can be read, uint8 [T, H, W, C]."""
+    clip = table.row(row)
+    assert table.store is not None  # its clips were decoded from there
+    store = open_store(table.store)
+    info = store.info(clip["video"])
+    crop = choose_crop(None, info.height, info.width, name="full")
+    times_T = choose_times(None, clip["start"], clip["end"], count, name="middle")
+    width = max(2, round(info.width * height / info.height))
+    return store.decode(clip["video"], times_T, crop, (height, width))
 
 
 def embed_evaluation(workdir: str | Path, prefix: str = "val", *, queries: Sequence[str] = ()) -> EmbeddedClips:
