@@ -4,11 +4,14 @@
     python -m launch.train --config=configs/demo_caption.py --workdir=runs/demo_caption      # the training alone
 
 Stages: language, a small language model that learns the corpus's sentences without a video; then caption: the encoder
-of runs/demo and this language model are joined, both frozen, by temporal mean pooling, a Perceiver resampler and gated
-cross-attention before every layer, which alone learn, from captions and from questions with their answers.
+of runs/demo is joined with this language model, which stays frozen, by gated cross-attention before each of its layers.
+These learn, and the encoder goes on learning, from captions and from questions with their answers: an encoder that has
+only learned to find whole sentences knows colours, half of the verbs, and hardly a shape. What the papers' recipes do,
+a frozen encoder behind a resampler, is configs/caption_short.py.
 Data: the embedded corpus of configs/demo.py, its captions of scenes and its questions about them.
-COST
-RESULT
+Cost: 150 and 900 steps in about 6 minutes on two CPU cores.
+Result: val/order 0.90 (blind 0.35), val/exact 0.02, val/cider 3.5 (blind 1.1), choice/accuracy 0.50 (chance 0.23);
+docs/captioning.md says why so few captions are right in every word.
 """
 
 from typing import Any

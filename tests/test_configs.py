@@ -3,6 +3,7 @@
 So does every variant that its docstring has a command for, and that its table of variants names.
 """
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -30,12 +31,25 @@ def commands():
     return sorted(found)
 
 
+def without_runs(recipe):
+    """The recipe whose stages start from scratch where they name a run, which nobody has made here."""
+
+    def known(item):
+        return item == "before" or item.startswith("stage:")
+
+    stages = (
+        stage if all(map(known, stage.init_from)) else dataclasses.replace(stage, init_from="scratch")
+        for stage in recipe.stages
+    )
+    return dataclasses.replace(recipe, stages=tuple(stages))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), commands())
 def test_config_builds_and_steps(name, words):
     """Each stage takes a step, fits the stage before, and its evaluations can be called, all in shapes."""
     module = importlib.import_module(f"configs.{name}")
-    check_recipe(read_recipe(module.get_config(*filter(None, [words]))))
+    check_recipe(without_runs(read_recipe(module.get_config(*filter(None, [words])))))
 
 
 @pytest.mark.parametrize("name", NAMES)
