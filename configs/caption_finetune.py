@@ -17,7 +17,7 @@ Data: data/NAME with its annotations and store (docs/datasets.md).
 Cost: an eighth of the steps of configs/caption_short.py; the paper gives none of its own.
 Result: CIDEr in the paper, ViT-L with 400M: MSR-VTT 63.1, ActivityNet 44.8; ROUGE-L of summaries: YouCook2 30.6,
 ActivityNet 24.0.
-TINY
+The tiny variant trains encoder, language model and captioner first, in a few minutes on two cores: too short to learn.
 """
 
 from typing import Any

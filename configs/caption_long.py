@@ -16,7 +16,8 @@ Data: HowTo100M's long videos with summaries of your own; those of the paper are
 Cost: the paper trained ViT-L with 400M for 2.5 days on 128 TPUv3 chips.
 Result: ROUGE-L of summaries in the paper: YouCook2 20.3 zero-shot, ActivityNet 15.2; EgoSchema 56.8 % (subset), 33.3 %
 (all), as multiple choice by likelihood.
-TINY
+The tiny variant takes 256 frames of the corpus's long videos and their summaries, to show that they train and generate;
+ten steps are too short to learn any.
 """
 
 from typing import Any

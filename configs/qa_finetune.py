@@ -15,7 +15,7 @@ its captioners as they are (EgoSchema 56.8 %, Perception Test in its appendix).
 Data: data/NAME with its annotations and store (docs/datasets.md).
 Cost: an eighth of the steps of configs/caption_short.py.
 Result: none in the paper for fine-tuning; SViTT's classifier has 42.7 % on MSRVTT-QA, 42.3 % on ActivityNet-QA.
-TINY
+The tiny variant trains encoder, language model and captioner first, in a few minutes on two cores: too short to learn.
 """
 
 from typing import Any
