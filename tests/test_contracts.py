@@ -47,7 +47,9 @@ def check_evaluator(module):
 def check_family(module):
     assert list(inspect.signature(module.to_flax).parameters) == ["tensors", "config"]
     assert list(inspect.signature(module.from_flax).parameters) == ["params", "config"]
-    assert list(inspect.signature(module.load).parameters) == ["path"]
+    for name in ("load", "shapes", "section"):
+        assert list(inspect.signature(getattr(module, name)).parameters) == ["path"]
+    assert list(inspect.signature(module.check).parameters) == ["path", "given"]
 
 
 CHECKS = {"models": check_model, "objectives": check_objective, "datasets": check_dataset, "evals": check_evaluator}

@@ -25,6 +25,7 @@ from vidlang.pretrained._names import (
     without_prefix,
 )
 from vidlang.pretrained._safetensors import read_folder
+from vidlang.pretrained._settings import check_section
 
 # Activations by the names of config.json.
 ACTIVATIONS = {
@@ -92,6 +93,11 @@ def from_flax(params: Any, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def section(path: str | Path) -> dict[str, Any]:
     """The `language` section of a folder."""
     return spec(read_config(Path(path), TYPES))
+
+
+def check(path: str | Path, given: Mapping[str, Any]) -> None:
+    """ValueError where this `language` section is not that of the folder."""
+    check_section(given, section(path), Path(path))
 
 
 def shapes(path: str | Path) -> Any:

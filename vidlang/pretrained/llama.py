@@ -14,6 +14,7 @@ from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.ops.rotary import SCALINGS
 from vidlang.pretrained._names import Rule, need, read_config, to_params, to_shapes, to_tensors, without_prefix
 from vidlang.pretrained._safetensors import read_folder
+from vidlang.pretrained._settings import check_section
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -187,6 +188,11 @@ def from_flax(params: Any, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def section(path: str | Path) -> Section:
     """The `language` section of a folder."""
     return spec(read_config(Path(path), KINDS))
+
+
+def check(path: str | Path, given: Mapping[str, Any]) -> None:
+    """ValueError where this `language` section is not that of the folder."""
+    check_section(given, section(path), Path(path))
 
 
 def shapes(path: str | Path) -> Any:

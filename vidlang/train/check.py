@@ -7,7 +7,7 @@ built here in shapes only: its model, objective and optimizer take one step on a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,12 +23,12 @@ from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec
 from vidlang.ops.dials import OFF, Dials, streams
 from vidlang.train import build, carry, curriculum, sources
-from vidlang.train.initial import combine
+from vidlang.train.initial import combine, tower_of
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
-from vidlang.train.origins import Earlier, Run, Weights, origins
+from vidlang.train.origins import Run, Weights, origins
 from vidlang.train.recipe import Recipe, Runtime, Stage
-from vidlang.train.saved import find_checkpoint
+from vidlang.train.saved import find_checkpoint, params_shapes
 from vidlang.train.step import Fields, pick_inputs, state_shardings, with_video
 
 # Stands for a dataset whose size nobody knows yet: so many clips that a warm-up fits into any duration in epochs.
@@ -190,34 +190,36 @@ def _in_shapes(function: Callable[..., Any], tree: Any, fields: Fields) -> None:
 
 
 def _check_origins(recipe: Recipe, index: int, params: Any, known: Sequence[Any]) -> None:
-    """Raises where a source is not there, and what taking the parameters of stages before would raise at their end.
+    """Raises where a source is not there, and what taking parameters from it would raise when the stage begins.
 
     known: the parameters of the stages before, as shapes, None where they are not known.
     """
-    found = origins(recipe.stages, index)
-    for origin in found:
-        if isinstance(origin, Run):
-            find_checkpoint(origin.path)
-        elif isinstance(origin, Weights):
-            origin.check()
-    before = {origin.index: known[origin.index] for origin in found if isinstance(origin, Earlier)}
-    if params is not None and before and len(before) == len(found) and None not in before.values():
-        _check_params_fit(params, before, recipe, index)
-
-
-def _check_params_fit(params: Any, before: Mapping[int, Any], recipe: Recipe, index: int) -> None:
     stage = recipe.stages[index]
+    sources: list[tuple[str, Any, carry.Tower | None]] = []
+    are_known = params is not None
+    for origin in origins(recipe.stages, index):
+        if isinstance(origin, Run):
+            folder, step = find_checkpoint(origin.path)
+            sources.append((f"step {step} of {folder}", params_shapes(folder, step), tower_of(folder, step, stage)))
+        elif isinstance(origin, Weights):
+            origin.check(stage.model)
+            sources.append((str(origin), origin.shapes(), None))
+        elif known[origin.index] is not None:
+            before = recipe.stages[origin.index]
+            tower = carry.tower(before.model, _first_fields(before))
+            sources.append((f"what stage {before.name!r} trains", known[origin.index], tower))
+        else:
+            are_known = False
+    if not sources or not are_known:
+        return
+    names, shapes, towers = zip(*sources, strict=True)
     here = carry.tower(stage.model, _first_fields(stage))
 
-    def take(target: Any, sources: Mapping[int, Any]) -> Any:
-        carried = {}
-        for number, source in sources.items():
-            last = recipe.stages[number]
-            tower = carry.tower(last.model, _first_fields(last))
-            carried[f"what stage {last.name!r} trains"] = carry.carry(source, target, tower, here)[0]
-        return combine(target, carried, stage.init_allow)[0]
+    def take(target: Any, shapes: Sequence[Any]) -> Any:
+        carried = [carry.carry(*each, here)[0] for each in zip(shapes, [target] * len(shapes), towers, strict=True)]
+        return combine(target, list(zip(names, carried, strict=True)), stage.init_allow)[0]
 
-    jax.eval_shape(take, params, dict(before))
+    jax.eval_shape(take, params, shapes)
 
 
 def _first_fields(stage: Stage) -> Fields:

@@ -22,26 +22,33 @@ def take_params(
     state: TrainState, found: Sequence[Origin], folders: Sequence[Path], stage: Stage, fields: Fields, mesh: Mesh
 ) -> tuple[TrainState, str]:
     """(the state with these parameters, a report); the step and the moments stay fresh."""
-    sources: dict[str, Any] = {}
+    sources: list[tuple[str, Any]] = []
     changed: list[str] = []
     for origin in found:
-        params, name, changes = _read(state, origin, folders, stage, fields, mesh)
-        sources[name] = params
+        name, params, changes = _read(state, origin, folders, stage, fields, mesh)
+        sources.append((name, params))
         changed += changes
     params, report = combine(state.params, sources, stage.init_allow)
-    words = f"{' and '.join(sources)}: {report}{carry.describe(changed)}"
+    words = f"{names_of(sources)}:{_counts(sources, report)}{report}{carry.describe(changed)}"
     return TrainState(state.step, params, state.opt_state), words
 
 
-def combine(target: Any, sources: Mapping[str, Any], allowed: Sequence[str]) -> tuple[Any, tree.MergeReport]:
-    """(the target with what the sources have of it, a report); what does not fit must be allowed."""
+def combine(target: Any, sources: Sequence[tuple[str, Any]], allowed: Sequence[str]) -> tuple[Any, tree.MergeReport]:
+    """(the target with what the sources, each with its name, have of it, a report); what does not fit must be allowed.
+
+    All may be shapes, under `jax.eval_shape`.
+    """
     wanted = set(tree.flatten_paths(target))
     owner: dict[str, str] = {}
     whole: dict[str, Any] = {}
-    for name, source in sources.items():
+    for name, source in sources:
         flat = tree.flatten_paths(source)
-        if sources and not wanted & flat.keys():
-            raise ValueError(f"{name} gives nothing that this stage's model has; leave it out of init_from")
+        if not wanted & flat.keys():
+            has = ", ".join(sorted({path.split("/")[0] for path in flat}))
+            raise ValueError(
+                f"{name} gives nothing that this stage's model has, for it has {has}; leave it out of init_from, or "
+                "name the part of the model that it is"
+            )
         for path, leaf in flat.items():
             if path in wanted and path in owner:
                 raise ValueError(
@@ -53,25 +60,43 @@ def combine(target: Any, sources: Mapping[str, Any], allowed: Sequence[str]) -> 
     try:
         report.raise_unless(allowed)
     except ValueError as error:
-        names = " and ".join(sources)
         raise ValueError(
-            f"{names} does not fit this stage's model: {error}; such patterns go into the stage's init_allow"
+            f"{names_of(sources)} does not fit this stage's model: {error}; such patterns go into the stage's "
+            "init_allow"
         ) from None
     return params, report
 
 
+def names_of(sources: Sequence[tuple[str, Any]]) -> str:
+    """How a report calls them."""
+    return " and ".join(name for name, _ in sources)
+
+
+def _counts(sources: Sequence[tuple[str, Any]], report: tree.MergeReport) -> str:
+    """How much each of several gave, a line each."""
+    if len(sources) < 2:
+        return " "
+    loaded = set(report.loaded)
+    lines = [f"\n  {len(loaded & tree.flatten_paths(source).keys())} from {name}" for name, source in sources]
+    return f"{''.join(lines)}\n"
+
+
 def _read(
     state: TrainState, origin: Origin, folders: Sequence[Path], stage: Stage, fields: Fields, mesh: Mesh
-) -> tuple[Any, str, tuple[str, ...]]:
-    """(the parameters of one source as this stage's model has them, what it is called, what was changed)."""
-    here = carry.tower(stage.model, fields)
+) -> tuple[str, Any, tuple[str, ...]]:
+    """(what a source is called, its parameters as this stage's model has them, what was changed)."""
     if isinstance(origin, Weights):
-        return _placed(origin.load(), state.params, mesh), str(origin), ()
+        return str(origin), _placed(origin.load(), state.params, mesh), ()
     stage_folder, step = find_checkpoint(path_of(origin, folders))
-    source, note = restore_params(stage_folder, step, mesh, like=state.params), read_note(stage_folder, step)
-    before = carry.tower(note["config"]["stages"][note["stage"]]["model"], fields_of(note, stage.batch_size))
-    source, changes = carry.carry_arrays(source, state.params, before, here, mesh)
-    return source, f"step {step} of {stage_folder}", changes
+    source, before = restore_params(stage_folder, step, mesh, like=state.params), tower_of(stage_folder, step, stage)
+    source, changes = carry.carry_arrays(source, state.params, before, carry.tower(stage.model, fields), mesh)
+    return f"step {step} of {stage_folder}", source, changes
+
+
+def tower_of(stage_folder: Path, step: int, stage: Stage) -> carry.Tower | None:
+    """The video encoder that a checkpoint is of, for a stage that starts from it."""
+    note = read_note(stage_folder, step)
+    return carry.tower(note["config"]["stages"][note["stage"]]["model"], fields_of(note, stage.batch_size))
 
 
 def _placed(params: Any, like: Any, mesh: Mesh) -> Any:

@@ -5,8 +5,8 @@
     init_from = "runs/shortvivit"                                   # a run, a stage folder of it, or one checkpoint
     init_from = ("before", "stage:short", "runs/demo", "gpt2:weights/gpt2:language")
 
-Of several sources each gives what the model has a place for. FAMILY:FOLDER:PART reads the files of a family in
-`vidlang/pretrained` into a part of the model; {"name": FAMILY, "path": FOLDER, "into": PART} says the same.
+Of several sources each gives what the model has a place for, and no two the same. FAMILY:FOLDER:PART reads the files of
+a family in `vidlang/pretrained` into a part of the model; {"name": FAMILY, "path": FOLDER, "into": PART} says the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 from vidlang.core.config import call, did_you_mean, extension_names, load_module
 
-FormOfInit = str | Sequence[str | Mapping[str, Any]]
 BEFORE, STAGE, SCRATCH = "before", "stage:", "scratch"
 
 
@@ -31,17 +30,32 @@ class Weights:
     into: str = ""
 
     def __str__(self) -> str:
-        return f"{self.family} weights {self.path}"
+        return f"{self.family} weights {self.path}" + (f" as {self.into}" if self.into else "")
 
-    def check(self) -> None:
-        """ValueError where the family is unknown or the folder is not there."""
-        load_module("pretrained", self.family)
-        if not Path(self.path).expanduser().exists():
+    def check(self, model: Mapping[str, Any]) -> None:
+        """ValueError where the family is unknown, the folder is not there, or the model would compute otherwise.
+
+        model: the section of the stage, whose part `into` has the settings that the weights are used with.
+        """
+        family = load_module("pretrained", self.family)
+        if not self._folder.exists():
             raise ValueError(f"there is no {self.path}, where {self.family} weights should be; see docs/pretrained.md")
+        if isinstance(settings := model.get(self.into), Mapping):
+            family.check(self._folder, settings)
+
+    def shapes(self) -> Any:
+        """What `load` gives, as shapes; ValueError where the files are not whole."""
+        return self._nested(load_module("pretrained", self.family).shapes(self._folder))
 
     def load(self) -> Any:
         """The parameters, under the part's path, as numpy arrays."""
-        params = load_module("pretrained", self.family).load(Path(self.path).expanduser())
+        return self._nested(load_module("pretrained", self.family).load(self._folder))
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def _nested(self, params: Any) -> Any:
         for name in reversed(self.into.split("/") if self.into else []):
             params = {name: params}
         return params
@@ -97,12 +111,16 @@ def _origin(item: Any, stages: Sequence[Any], index: int) -> Origin:
         return call(Weights, others, what="init_from", family=name)
     if not isinstance(item, str) or not item:
         raise ValueError(f"init_from names runs and weights as texts or sections; found {item!r}")
+    if item == SCRATCH:
+        raise ValueError("init_from is 'scratch' beside other sources; leave it out, what none of them has begins anew")
     if item == BEFORE:
         if not index:
             raise ValueError("init_from is 'before' in the first stage, which has none before it")
         return Earlier(index - 1)
     if item.startswith(STAGE):
         name, known = item.removeprefix(STAGE), [stage.name for stage in stages[:index]]
+        if known.count(name) > 1:
+            raise ValueError(f"init_from names the stage {name!r}, and {known.count(name)} before it have that name")
         if name not in known:
             hint = did_you_mean(name, known)
             raise ValueError(

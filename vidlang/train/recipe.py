@@ -103,11 +103,10 @@ class Stage:
     `data` names a dataset and its options, or is a mixture of several: {"mixing": "items", "sources": ({"data": ...,
     "clip": ..., "weight": ..., "loss_weight": ..., "name": ...}, ...)}. `tokenizer` is the path of a tokenizer.json, or
     a section with `path` and other options; "" for clips without texts. `augment` says how clips are changed at random,
-    on the devices, `micro` in which parts a step takes its batch (the keys of `micro.Micro`). `init_from` names what
-    to take parameters from, a run or several sources (`train/origins.py`); "" means the stage before, or scratch.
-    Parameters that do
-    not fit are an error, unless a pattern in `init_allow` matches their path. `extract` has a section for each feature
-    store that is made with those parameters before the stage begins, the keys of `Extraction`.
+    on the devices, `micro` in which parts a step takes its batch (the keys of `micro.Micro`). `init_from` names what to
+    take parameters from, a run or several sources (`train/origins.py`); "" means the stage before, or scratch.
+    Parameters that do not fit are an error, unless a pattern in `init_allow` matches their path. `extract` has a
+    section for each feature store that is made with those parameters before the stage begins, the keys of `Extraction`.
     """
 
     name: str
@@ -123,7 +122,7 @@ class Stage:
     augment: Mapping[str, Any] = field(default_factory=dict)
     micro: Mapping[str, Any] = field(default_factory=dict)
     extract: tuple[Extraction, ...] = ()
-    init_from: str | tuple[Any, ...] = ""
+    init_from: str | Mapping[str, Any] | tuple[Any, ...] = ""
     init_allow: tuple[str, ...] = ()
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
     evals: tuple[Evaluation, ...] = ()

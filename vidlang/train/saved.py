@@ -155,6 +155,17 @@ def restore_params(stage_folder: Path, step: int, mesh: Mesh, like: Any = None) 
         raise ValueError(f"the parameters in {folder / str(step)} cannot be read: {error}") from error
 
 
+def params_shapes(stage_folder: Path, step: int) -> Any:
+    """The parameters of one checkpoint, as shapes."""
+    folder = Path(stage_folder).absolute() / FOLDER / str(step)
+    try:
+        metadata = ocp.StandardCheckpointHandler().metadata(folder / "params").tree
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata)
+    except Exception as error:
+        # As in restore_params.
+        raise ValueError(f"the parameters in {folder} cannot be read: {error}") from error
+
+
 def find_checkpoint(path: str | Path) -> tuple[Path, int]:
     """(stage folder, step) that a path means: a run (its last stage), a stage, or one checkpoint; newest step."""
     found = Path(path).absolute()
