@@ -158,7 +158,12 @@ def generate_texts(
             rows_B=rows[share].astype(np.int32),
         )
         count = len(rows) - start
-        texts += data.tokenizer.decode(np.asarray(made.tokens_BSN)[:count, 0])
+        tokens_BN, length_B = (np.array(x)[:count, 0] for x in (made.tokens_BSN, made.length_BS))
+        # Whatever ended a text is none of its words; `decode` knows the tokenizer's own end.
+        row_B, last_B = np.arange(len(tokens_BN)), length_B - 1
+        ended_B = np.isin(tokens_BN[row_B, last_B], decoding.stop_ids)
+        tokens_BN[row_B[ended_B], last_B[ended_B]] = data.tokenizer.end_id
+        texts += data.tokenizer.decode(tokens_BN)
         scores.append(np.asarray(made.score_BS)[:count, 0])
     return texts, np.concatenate(scores)
 
