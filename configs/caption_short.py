@@ -34,7 +34,7 @@ from configs.shortvivit import BENCHMARKS, short_stage, tiny_short_stage, videos
 
 # Language models by the names of their published weights; `tokenizer` is what each of them reads.
 GPT2: dict[str, Any] = {"norm": "layer", "positions": "learned", "activation": "gelu_tanh", "epsilon": 1e-5}
-GPT2 |= {"qkv_bias": True, "out_bias": True, "mlp_bias": True, "tied": True}
+GPT2 |= {"gated": False, "qkv_bias": True, "out_bias": True, "mlp_bias": True, "tied": True}
 LLAMA: dict[str, Any] = {
     "norm": "rms",
     "positions": "rotary",
