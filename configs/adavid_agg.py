@@ -82,6 +82,7 @@ def stage(root: str = "data/ego4d/features") -> parts.Section:
         "duration": "10 epochs",
         "batch_size": 256,
         "model": aggregator(features=256),
+        "init_from": "",
         "init_allow": ("^video_encoder/", "^video_projection/", "^aggregator/"),
         "extract": tuple(
             {

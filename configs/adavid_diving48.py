@@ -61,6 +61,7 @@ def stage(frames: int = 64) -> parts.Section:
             "heads": {"label": CLASSES},
             "dropout": 0.5,
         },
+        "init_from": "",
         "init_allow": ("^head_", "^text_encoder/", "_projection/", "^log_scale$"),
         "dials": before["dials"],
         "data": {"name": "diving48", "split": "train", **DIVING48},

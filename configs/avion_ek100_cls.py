@@ -58,6 +58,7 @@ def stage(size: str) -> parts.Section:
             "dropout": 0.5,
             "head_std": 0.01,
         },
+        "init_from": "",
         "init_allow": ("^head_", "^text_encoder/", "_projection/", "^log_scale$"),
         "data": {"name": "epic_kitchens", "split": "cls_train", **EPIC},
         "clip": {**parts.without(before["clip"], "text_length"), "frames": 16, "fields": ("label",)},

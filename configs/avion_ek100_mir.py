@@ -33,6 +33,7 @@ def stage(size: str) -> parts.Section:
     return {
         **before,
         "name": "mir",
+        "init_from": "",
         "duration": "100 epochs",
         "batch_size": BATCH[size],
         "model": {**built, "video": {**built["video"], "extend_positions": "linear"}},

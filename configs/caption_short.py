@@ -5,7 +5,7 @@ r"""LongViViT, video to text: a frozen encoder of 16 frames speaks through a fro
     python -m launch.train --config=configs/caption_short.py:vit_l,llama_1b --workdir=runs/caption_short_l \
         '--config.stages[0].init_from=("runs/shortvivit_l", "llama:weights/Llama-3.2-1B:language")'
     python -m launch.train --config=configs/caption_short.py:smollm_360m --workdir=runs/caption_smollm \
-        '--config.stages[0].init_from=("runs/shortvivit", "llama:weights/SmolLM2-360M:language")'
+        '--config.stages[0].init_from=("runs/shortvivit", "llama:weights/SmolLM2-360M-Instruct:language")'
     python -m launch.train --config=configs/caption_short.py:tiny --workdir=runs/caption_short_tiny
     python -m launch.caption --run=runs/caption_short --video=my_video.mp4
 
@@ -58,7 +58,11 @@ LANGUAGE: dict[str, dict[str, Any]] = {
 }
 TOKENIZERS = {
     "gpt2_medium": {"path": "weights/gpt2-medium/tokenizer.json", "begin": "<|endoftext|>", "end": "<|endoftext|>"},
-    "smollm_360m": {"path": "weights/SmolLM2-360M/tokenizer.json", "begin": "<|endoftext|>", "end": "<|endoftext|>"},
+    # Its <|endoftext|> has id 0, which is padding here.
+    "smollm_360m": {
+        **{"path": "weights/SmolLM2-360M-Instruct/tokenizer.json"},
+        **{"begin": "<|im_start|>", "end": "<|im_end|>"},
+    },
     "llama_1b": {"path": "weights/Llama-3.2-1B/tokenizer.json", "begin": "<|begin_of_text|>", "end": "<|end_of_text|>"},
 }
 RESAMPLER = {"layers": 3, "width": 1024, "heads": 8, "mlp": 4096, "latents": 256}

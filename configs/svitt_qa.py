@@ -53,6 +53,7 @@ def stage(name: str) -> parts.Section:
         "duration": "10 epochs",
         "batch_size": 128,
         "model": qa_model(ANSWERS[name]),
+        "init_from": "",
         "init_allow": ("^answer_", *LEFT),
         "dials": {**dials("hybrid", FRAMES), "keep_text": {"1": 0.5}},
         "data": {**data, "split": "train"},

@@ -61,6 +61,7 @@ def stage(name: str) -> parts.Section:
         "duration": f"{epochs} epochs",
         "batch_size": 128,
         "model": {**model(), "words": {"rate": 0.0}},
+        "init_from": "",
         "init_allow": ("^word_head/",),
         "dials": dials("hybrid", FRAMES),
         "data": {**data, "split": train},

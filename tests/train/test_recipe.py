@@ -119,6 +119,7 @@ def test_only_what_decides_a_result_counts_for_continuing(stage_config):
         (("runtime",), {"workers": 4}),
         (("stages", 0, "checkpoint"), {"every": "1 step"}),
         (("stages", 0, "evals"), ()),
+        (("stages", 0, "init_from"), ""),
         (("stages", 1, "duration"), "9 steps"),
     ]:
         assert result_config(changed(config, path, value), 0) == first, path

@@ -235,6 +235,8 @@ def result_config(config: Any, index: int) -> dict[str, Any]:
 
 def _result_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
     result = {key: value for key, value in stage.items() if key not in ("checkpoint", "evals")}
+    if not result.get("init_from"):  # which says as much as none
+        result.pop("init_from", None)
     if "data" in result:
         result["data"] = _without_places(result["data"])
     if is_section(result.get("clip")):
