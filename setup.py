@@ -43,6 +43,8 @@ setup(
         "plan": ["libtpu==0.0.42.*"],
         "beam": ["apache-beam>=2.65"],
         "bench": ["decord==0.6.0"],
+        # The real language models, which tests compare with where these are.
+        "parity": ["torch==2.13.0", "transformers==5.24.0"],
         "cocoeval": ["pycocoevalcap==1.2"],
         "remote": ["fsspec>=2025.3", "gcsfs>=2025.3", "s3fs>=2025.3"],
         "serve": ["starlette>=0.45", "uvicorn>=0.34"],
