@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import flax.linen as nn
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -87,6 +88,15 @@ def test_a_folder_is_read_as_section_shapes_and_parameters(case, tmp_path):
     variables = Model(language=family(case).section(tmp_path)).init(jax.random.key(0), TEXT, train=False)
     made = flatten_paths(nn.unbox(variables["params"]["language"]))
     assert {name: x.shape for name, x in made.items()} == {name: x.shape for name, x in flatten_paths(params).items()}
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64])
+def test_numbers_of_few_bits_become_float32_as_they_are(dtype, tmp_path):
+    tensors, config = {name: x.astype(dtype) for name, x in published("llama").items()}, config_of("llama")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_file(tmp_path / "model.safetensors", tensors)
+    expected = llama.to_flax({name: x.astype(np.float32) for name, x in tensors.items()}, config)
+    jax.tree.map(np.testing.assert_array_equal, llama.load(tmp_path), expected)
 
 
 def test_tensors_of_the_bare_model_and_old_leftovers_are_read():
