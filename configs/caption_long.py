@@ -77,7 +77,9 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     summaries = parts.corpus("summaries")
     decoding = {"max_new": 200}
     evals = [
-        parts.tiny_eval("captioning", "summaries", clip=look, options={"decoding": decoding, "parse": "synthetic"}),
+        parts.tiny_eval(
+            "captioning", "summaries", clip=look, options={"decoding": decoding, "parse": "synthetic"}, batch_size=8
+        ),
     ]
-    changes: dict[str, Any] = {"data": summaries, "evals": evals, "frames": 256, "steps": 10, "batch_size": 2}
+    changes: dict[str, Any] = {"data": summaries, "evals": evals, "frames": 256, "steps": 10, "batch_size": 8}
     return parts.recipe("caption_long", [before, *tiny_caption(stage, "short", text_length=TEXT_LENGTH, **changes)])

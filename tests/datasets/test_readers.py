@@ -42,7 +42,7 @@ READERS = {
 # Any name is a split of these: it is a file's name.
 FREE = ("image_text", "pairs_json", "videos")
 # Makes its own videos; tests/datasets/test_synthetic*.py.
-OTHERS = ("synthetic",)
+OTHERS = ("synthetic", "narrated")
 FOLDER = Path(vidlang.datasets.__file__).parent
 each = pytest.mark.parametrize("name", READERS)
 each_with_splits = pytest.mark.parametrize("name", [name for name in READERS if name not in FREE])

@@ -52,7 +52,9 @@ def run(tiny_config, tmp_path):
 def test_a_sweep_measures_each_preset_of_one_checkpoint(launch, run, monkeypatch):
     compiled = []
     compile_one = Predict._compile
-    monkeypatch.setattr(Predict, "_compile", lambda self, name: compiled.append(name) or compile_one(self, name))
+    monkeypatch.setattr(
+        Predict, "_compile", lambda self, name, *how: compiled.append(name) or compile_one(self, name, *how)
+    )
     done = launch("launch.sweep", f"--workdir={run}", "--presets=d-768,d-dec,d-192", "--flops=adavid")
     assert done.code == 0, done.err
     assert compiled.count("embed_video") == 3, "two evaluations share the program of a preset"

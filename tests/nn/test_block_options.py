@@ -50,12 +50,13 @@ def _erf_gelu(x: np.ndarray) -> np.ndarray:
     return x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2
 
 
-# From the published formulas; the last is Hendrycks and Gimpel's approximation by tanh.
+# From the published formulas; that by tanh is Hendrycks and Gimpel's approximation by tanh.
 FORMULAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gelu": _erf_gelu,
     "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
     "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
     "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
 }
 
 
