@@ -72,7 +72,9 @@ def store(make_store):
 
 
 def test_all_readers_are_here():
-    assert set(config.extension_names("datasets")) == {*READERS, *OTHERS}
+    # Other tests of this process may have added readers of their own, in folders of their own.
+    here = {path.stem for path in FOLDER.iterdir()}
+    assert here.intersection(config.extension_names("datasets")) == {*READERS, *OTHERS}
 
 
 @each
