@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -88,8 +89,12 @@ class DecoderSpec:
         for name, known in (choices | {"positions": POSITIONS, "activation": ACTIVATIONS}).items():
             if getattr(self, name) not in known:
                 raise ValueError(f"language.{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
-        if not self.epsilon > 0:
-            raise ValueError(f"language.epsilon is {self.epsilon!r}; it must be a positive number, as 1e-6")
+        for name, example in {"epsilon": 1e-6, "rotary_base": 10_000.0, "embed_scale": 1.0}.items():
+            if not (_is_number(value := getattr(self, name)) and value > 0):
+                raise ValueError(f"language.{name} is {value!r}; it must be a positive number, as {example}")
+        for name in ("query_scale", "logit_cap", "attention_cap", "local_base"):
+            if not (_is_number(value := getattr(self, name)) and value >= 0):
+                raise ValueError(f"language.{name} is {value!r}; it is a number above 0, or 0 for none")
         if self.norm == "layer" and self.norm_offset:
             raise ValueError("language.norm_offset is for norm='rms'; leave it out")
         scaling = self.rotary_scaling
@@ -118,6 +123,10 @@ class _Frozen(dict[str, Any]):
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(sorted(self.items())))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole(name: str, value: Any, least: int) -> None:
