@@ -178,19 +178,19 @@ def test_one_token_after_another_has_the_formulas_logits(name):
     np.testing.assert_array_equal(said(0), said(7))
 
 
+@functools.cache
+def value_and_gradients(name, **changes):
+    spec = dataclasses.replace(SPECS[name], **changes)
+    loss = jax.value_and_grad(lambda variables: jnp.sin(Decoder(spec).apply(variables, TEXTS)).sum())
+    return flatten_paths(jax.jit(loss)(params(SPECS[name])))
+
+
 @pytest.mark.parametrize("changes", [{"scan": False}, {"remat": "full"}, {"scan": False, "remat": "dots"}], ids=str)
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_how_layers_run_changes_no_value_and_no_gradient(name, changes):
-    def loss(variables, spec):
-        return jnp.sin(Decoder(spec).apply(variables, TEXTS)).sum()
-
-    spec = SPECS[name]
-    expected = jax.jit(jax.value_and_grad(functools.partial(loss, spec=spec)))(params(spec))
-    found = jax.jit(jax.value_and_grad(functools.partial(loss, spec=dataclasses.replace(spec, **changes))))(
-        params(spec)
-    )
-    for path, leaf in flatten_paths(expected).items():
-        np.testing.assert_allclose(flatten_paths(found)[path], leaf, rtol=2e-4, atol=2e-4, err_msg=path)
+    found = value_and_gradients(name, **changes)
+    for path, leaf in value_and_gradients(name).items():
+        np.testing.assert_allclose(found[path], leaf, rtol=2e-4, atol=2e-4, err_msg=path)
 
 
 @pytest.mark.parametrize("name", SPECS)

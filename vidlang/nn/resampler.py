@@ -35,7 +35,10 @@ class ResamplerSpec:
     def __post_init__(self) -> None:
         if isinstance(self.latents, bool) or not isinstance(self.latents, int) or self.latents < 1:
             raise ValueError(f"model.resampler.latents is {self.latents!r}; it is a number of tokens, from 1 on")
-        self.stack()  # checks the rest
+        try:
+            self.stack()  # checks the rest
+        except ValueError as error:
+            raise ValueError(str(error).replace("transformer.", "model.resampler.")) from None
 
     def stack(self) -> TransformerSpec:
         """The same as settings of a stack."""
