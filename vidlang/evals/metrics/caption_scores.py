@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ AGGREGATES = ("corpus", "video")
 
 def check(names: Sequence[str], aggregate: str) -> None:
     """ValueError for a metric that is unknown or cannot be had here."""
+    if isinstance(names, str):
+        raise ValueError(f"metrics is {names!r}, one text; give a list of names, as ({names!r},)")
     for name in names:
         if name not in METRICS:
             raise ValueError(
@@ -80,12 +83,15 @@ def _of(
 def _meteor_tool() -> Any:
     """The package whose Java program computes METEOR; nothing else gives the same numbers."""
     try:
-        return importlib.import_module("pycocoevalcap.meteor.meteor")
+        tool = importlib.import_module("pycocoevalcap.meteor.meteor")
     except ImportError as error:
         raise ValueError(
             "METEOR is a Java program that comes with pycocoevalcap, and that is not installed "
             f"({error}): pip install -e '.[cocoeval]', and have java on the path; or leave out the metric 'meteor'"
         ) from None
+    if shutil.which("java") is None:
+        raise ValueError("METEOR is a Java program, and there is no java on the path; or leave out the metric 'meteor'")
+    return tool
 
 
 def _meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
