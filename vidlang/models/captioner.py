@@ -126,7 +126,15 @@ class Model(video_model.WithVideoEncoder):
                 )
             tokens_BMD = mean_over_time(tokens_BMD, seen.kept_BM, grid)
         tokens_BMD = constrain(tokens_BMD, "batch", None, "act_embed")
-        return tokens_BMD if self.resampler is None else self.reader(tokens_BMD)
+        if self.resampler is not None:
+            return self.reader(tokens_BMD)
+        width, whole = tokens_BMD.shape[-1], self.video_encoder.spec.width
+        if width != whole:
+            raise ValueError(
+                f"without a resampler, the language model looks at all {whole} channels of the video encoder; found "
+                f"the {width} that the dial widths leaves. Give the model a resampler, or leave the dial out"
+            )
+        return tokens_BMD
 
 
 class Looking(nn.Module):
