@@ -2,28 +2,31 @@ r"""What a trained captioner says about videos: your own files, or the clips of 
 
     python -m launch.caption --run=runs/demo_caption --video=my_video.mp4
     python -m launch.caption --run=runs/caption_long --video=films/ --segments=16 --how=beam --out=captions.jsonl
-    python -m launch.caption --run=runs/caption_short --out=narrated.jsonl \
+    python -m launch.caption --run=runs/caption_short --how=nucleus --samples=3 --out=data/narrated/train.jsonl \
         --data="{'name': 'egoclip', 'split': 'train', 'root': 'data/ego4d', 'store': 'data/ego4d/store'}"
 
 Files may be of any kind that FFmpeg reads, and stay as they are. --segments or --segment_seconds cut each into parts
-with a sentence of their own. With --data a whole table is narrated; rows that --out has already are not made again, so
-a killed command goes on when it is given again, and --part=0/4 to --part=3/4 share the work. What it writes can be
-trained on: {'name': 'narrated', 'path': 'narrated.jsonl', ...} (docs/captioning.md). Exit code 2 with a sentence where
-it cannot be done.
+with a sentence of their own. With --data a whole table is narrated. What --out has already is not made again, so a
+killed command goes on when it is given again, and --part=0/4 to --part=3/4 share a table. What it writes can be trained
+on: {'name': 'narrated', ...} (docs/captioning.md). Exit code 2 with a sentence where it cannot be done.
 """
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+import contextlib
+import time
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from launch import cli
+from vidlang.core.config import call
 from vidlang.data.clips import ClipTable
-from vidlang.nn.generation import HOW
-from vidlang.serve.captions import Caption, Captioner, known_rows, open_files
+from vidlang.data.cutting.inputs import Input
+from vidlang.data.precut import Progress
+from vidlang.nn.generation import HOW, Decoding
+from vidlang.serve.caption_lines import CaptionLines
+from vidlang.serve.captions import Caption, Captioner
+from vidlang.serve.own_videos import Parts, find_videos, own_videos
 from vidlang.train import build
 from vidlang.train.extract import Part
 
@@ -34,89 +37,129 @@ DATA = flags.DEFINE_string("data", None, "Clips to narrate, as a config's data s
 SEGMENTS = flags.DEFINE_integer("segments", 1, "Equal parts of each video, with a sentence each.")
 SECONDS = flags.DEFINE_float("segment_seconds", 0.0, "Seconds of a part, in place of --segments.")
 CLIP = flags.DEFINE_string("clip", "{}", "How clips are looked at: times, crop, frames, as in a config.")
-PROMPT = flags.DEFINE_string("prompt", "", "What the sentence goes on from; columns of the table stand in braces.")
+DIALS = flags.DEFINE_string("dials", "{}", "Dials of the video encoder, as in a config.")
+PROMPT = flags.DEFINE_string(
+    "prompt", None, "What sentences go on from; columns of the table stand in braces. As in training if not given."
+)
 DECODE_HOW = flags.DEFINE_enum("how", "greedy", list(HOW), "How tokens are chosen.")
 MAX_NEW = flags.DEFINE_integer("max_new", 32, "Most tokens of a sentence.")
+SAMPLES = flags.DEFINE_integer("samples", 1, "Sentences of each clip: drawn ones, or the best beams.")
 BEAMS = flags.DEFINE_integer("beams", 4, "Beams of --how=beam.")
 TOP_P = flags.DEFINE_float("top_p", 0.95, "Share of the chances that --how=nucleus draws from.")
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of --how=nucleus: below 1 is more certain.")
 SEED = flags.DEFINE_integer("seed", 0, "Of what --how=nucleus draws.")
-OUT = flags.DEFINE(cli.PATH, "out", None, "File of JSON lines to write; with --data, gone on with.")
-PART = flags.DEFINE_string("part", "0/1", "Which part of --data to narrate: i/n.")
+OUT = flags.DEFINE(cli.PATH, "out", None, "File of JSON lines to write, or to go on with.")
+PART = flags.DEFINE_string("part", "0/1", "Which share of --data is narrated here: i/n, from 0/n to n-1/n.")
 BATCH = flags.DEFINE_integer("batch_size", 8, "Clips at a time.")
-WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode clips; 0 for none beside this one.")
+WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode; -1: as many as the cores are good for.")
+LINE_SECONDS = 10.0  # between two lines of progress
+# Flags that mean something only beside another one.
+ONLY = {"beams": "beam", "top_p": "nucleus", "temperature": "nucleus", "seed": "nucleus"}
 
 
 def main(argv: list[str]) -> None:
     """Captions and prints, or writes."""
     del argv
+    parts, part, videos = _check()
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(CaptionLines(OUT.value, SAMPLES.value)) if OUT.value is not None else None
+        speaker = Captioner(
+            RUN.value,
+            step=STEP.value,
+            prompt=PROMPT.value,
+            decoding=_decoding(),
+            clip=cli.section("clip", CLIP.value),
+            dials=cli.section("dials", DIALS.value),
+            batch_size=BATCH.value,
+            workers=WORKERS.value,
+        )
+        if DATA.value is not None:
+            tables = [build.table(cli.section("data", DATA.value), "--data")]
+        else:
+            short_side = max(288, *np.atleast_1d(speaker.spec.size).tolist())
+            own = stack.enter_context(own_videos(videos, parts, short_side=short_side, progress=_Cutting()))
+            for name, why in own.refused:
+                print(f"left out: {name}: {why}", flush=True)
+            tables = list(own.tables)
+        for table in tables:
+            _caption(speaker, table, part, lines)
+    if speaker.timing.clips:
+        print(speaker.timing)
+
+
+def _check() -> tuple[Parts, Part, list[Input]]:
+    """What can be known to be wrong before a model is read."""
     if (VIDEO.value is None) == (DATA.value is None):
         raise ValueError("give --video=FILE or --video=FOLDER, or else --data with the clips to narrate")
-    speaker = Captioner(
-        RUN.value,
-        step=STEP.value,
-        prompt=PROMPT.value,
-        decoding=_decoding(),
-        clip=cli.section("clip", CLIP.value),
-        batch_size=BATCH.value,
-        workers=WORKERS.value,
-    )
-    if DATA.value is not None:
-        _narrate(speaker, DATA.value)
-        return
-    files = open_files(VIDEO.value or "", segments=SEGMENTS.value, segment_seconds=SECONDS.value)
-    for name, why in files.refused:
-        print(f"left out: {name}: {why}", flush=True)
-    with files.folder:
-        _write(speaker(files.table), "w", show=True)
-    print(speaker.timing)
+    own, other = ("data", "video") if VIDEO.value is None else ("video", "data")
+    given = [name for name in ("part", "segments", "segment_seconds") if flags.FLAGS[name].present]
+    if wrong := [name for name in given if (name == "part") == (own == "video")]:
+        raise ValueError(f"--{wrong[0]} is for --{other}; leave it out, or give that")
+    if wrong := [name for name, how in ONLY.items() if flags.FLAGS[name].present and how != DECODE_HOW.value]:
+        raise ValueError(f"--{wrong[0]} is for --how={ONLY[wrong[0]]}; leave it out, or give that")
+    if own == "data" and OUT.value is None:
+        raise ValueError("narrating a table takes --out, the file of JSON lines that the captions go to")
+    call(Decoding, _decoding(), what="decoding")
+    parts, part = Parts(SEGMENTS.value, SECONDS.value), Part.read(PART.value)
+    return parts, part, [] if VIDEO.value is None else find_videos(VIDEO.value)
 
 
 def _decoding() -> dict[str, Any]:
-    found: dict[str, Any] = {"how": DECODE_HOW.value, "max_new": MAX_NEW.value}
-    if DECODE_HOW.value == "beam":
-        found["beams"] = BEAMS.value
-    if DECODE_HOW.value == "nucleus":
-        found |= {"top_p": TOP_P.value, "temperature": TEMPERATURE.value, "seed": SEED.value}
-    return found
+    values = {"beams": BEAMS.value, "top_p": TOP_P.value, "temperature": TEMPERATURE.value, "seed": SEED.value}
+    found: dict[str, Any] = {"how": DECODE_HOW.value, "max_new": MAX_NEW.value, "samples": SAMPLES.value}
+    return found | {name: value for name, value in values.items() if ONLY[name] == DECODE_HOW.value}
 
 
-def _narrate(speaker: Captioner, data: str) -> None:
-    """Captions a table's clips that the file does not have yet."""
-    if OUT.value is None:
-        raise ValueError("narrating a table takes --out, the file of JSON lines that the captions go to")
-    table: ClipTable = build.table(cli.section("data", data), "--data")
-    part, path = Part.read(PART.value), Path(OUT.value)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    made = known_rows(lines, table)
-    if lines and not lines[-1].endswith("}"):  # the last line was cut off
-        kept = path.with_suffix(f"{path.suffix}.partial")
-        kept.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
-        os.replace(kept, path)
-    rows = [row for row in range(part.number, len(table), part.count) if row not in made]
-    if not rows:
-        print(f"{path}: all that this part has to make is there")
-        return
-    print(f"{len(rows)} clips to narrate, {len(made)} are there", flush=True)
-    _write(speaker(table.select(np.array(rows))), "a", show=False)
-    print(f"{path}: {speaker.timing}")
+def _caption(speaker: Captioner, table: ClipTable, part: Part, lines: CaptionLines | None) -> None:
+    """Captions what is not there yet."""
+    speaker.prompt.check(table)
+    rows = range(part.number, len(table), part.count)
+    if lines is not None:
+        lacking = lines.lacking(table, rows, speaker.prompt)
+        if there := len(rows) - len(lacking):
+            print(f"{lines.path}: {there} of {len(rows)} clips are there and not made again", flush=True)
+        rows = lacking.tolist()
+    progress = _Progress(len(rows))
+    for captions in speaker.clips(table, rows):
+        if lines is not None:
+            lines.add(captions)
+        if DATA.value is None:
+            _show(captions)
+        else:
+            progress()
 
 
-def _write(captions: Iterator[Caption], mode: str, *, show: bool) -> None:
-    file = None
-    if OUT.value is not None:
-        Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
-        file = open(OUT.value, mode, encoding="utf-8")  # noqa: SIM115  # closed below, with or without an error
-    try:
-        for each in captions:
-            if show:
-                print(f"{each.video}  {each.start:7.1f} to {each.end:7.1f} s  {each.caption}", flush=True)
-            if file is not None:
-                file.write(each.line(PROMPT.value) + "\n")
-                file.flush()
-    finally:
-        if file is not None:
-            file.close()
+def _show(captions: list[Caption]) -> None:
+    for each in captions:
+        print(f"{each.video}  {each.start:.1f} to {each.end:.1f} s  {each.caption}  ({each.score:.2f})", flush=True)
+
+
+class _Cutting:
+    """Says of files that have to be cut first that this is so, and every few seconds how far it is."""
+
+    def __init__(self) -> None:
+        self._shown = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if not self._shown:
+            print(f"cutting {progress.videos} file(s) first that are no H.264 MP4", flush=True)
+        if progress.finished or time.monotonic() - self._shown >= LINE_SECONDS:
+            self._shown = time.monotonic()
+            print(progress.line(), flush=True)
+
+
+class _Progress:
+    """A line every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._start = self._shown = time.monotonic()
+
+    def __call__(self) -> None:
+        now, self._done = time.monotonic(), self._done + 1
+        if now - self._shown >= LINE_SECONDS:
+            self._shown = now
+            print(f"{self._done} of {self._total} clips, {self._done / (now - self._start):.3g} a second", flush=True)
 
 
 if __name__ == "__main__":

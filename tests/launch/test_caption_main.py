@@ -2,145 +2,139 @@
 
 import json
 import os
-import re
+import signal
 import subprocess
 import sys
+import time
 
-import av
-import numpy as np
 import pytest
 
+from tests.serve.tiny_captioner import corpus_at, train_captioner, write_video
 from vidlang.datasets import narrated, synthetic
-from vidlang.train import stages
 
-
-def write_video(path, seconds, codec="libx264", fps=12, size=48):
-    """A drifting gradient; an mp4 or mkv as any camera's."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        for number in range(int(seconds * fps)):
-            rows = (np.arange(size) * 4 + number * 3) % 256
-            frame = np.broadcast_to(rows[:, None, None], (size, size, 3)).astype(np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-
-
-TRANSFORMER = {"layers": 1, "width": 16, "heads": 2, "mlp": 16, "dtype": "float32"}
-LANGUAGE = {"layers": 1, "width": 16, "heads": 2, "mlp": 16, "vocab": 128, "max_length": 16, "dtype": "float32"}
+SHORT = ("--max_new=5", "--batch_size=4")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A captioner of two steps, on the corpus of this module."""
-    root = tmp_path_factory.mktemp("corpus")
-    corpus = {"name": "synthetic", "root": str(root), "train_videos": 4, "val_videos": 8, "long_videos": 0}
-    corpus |= {"scenes_per_video": 4, "scene_seconds": 1.0, "size": 32, "workers": 1}
-    clip = {"frames": 2, "size": 16, "times": {"name": "segments"}, "crop": {"name": "center"}, "text_length": 12}
-    stage = {
-        "name": "caption",
-        "duration": "2 steps",
-        "batch_size": 8,
-        "model": {
-            "name": "captioner",
-            "video": {"transformer": TRANSFORMER, "tubelet": (2, 8, 8)},
-            "language": LANGUAGE,
-            "resampler": None,
-        },
-        "data": {**corpus, "split": "train"},
-        "clip": clip,
-        "tokenizer": f"{root}/tokenizer.json",
-        "objective": {"name": "captioning"},
-        "optimizer": {"learning_rate": 0.01},
-    }
-    workdir = tmp_path_factory.mktemp("run")
-    stages.train({"name": "tiny", "seed": 0, "stages": (stage,)}, workdir)
-    return workdir, corpus
+    """(folder of the run, data section of its corpus)."""
+    corpus = corpus_at(tmp_path_factory.mktemp("corpus"))
+    return train_captioner(tmp_path_factory.mktemp("run"), corpus), corpus
 
 
-def launch(repository, *arguments, code=0):
-    process = subprocess.run(
-        [sys.executable, "-m", "launch.caption", *map(str, arguments), "--max_new=5"],
-        cwd=repository,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == code, process.stdout + process.stderr
-    return process.stdout if code == 0 else process.stderr
+@pytest.fixture
+def caption(launch, run):
+    def made(*arguments, code=0):
+        done = launch("launch.caption", f"--run={run[0]}", *map(str, arguments))
+        assert done.code == code, done.out + done.err
+        return done.out if code == 0 else done.err
+
+    return made
+
+
+def places(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(line["video"], round(line["start"], 1), round(line["end"], 1)) for line in lines]
 
 
 @pytest.mark.slow
-def test_files_and_folders_and_parts(repository, run, tmp_path):
-    workdir, _ = run
-    (tmp_path / "films").mkdir()
-    write_video(tmp_path / "films" / "one.mp4", 3)
-    write_video(tmp_path / "films" / "two.mkv", 2, codec="mpeg4")
-    (tmp_path / "films" / "broken.mp4").write_bytes(b"not a video" * 50)
-    out = tmp_path / "captions.jsonl"
-    said = launch(repository, f"--run={workdir}", f"--video={tmp_path}/films", "--segments=2", f"--out={out}")
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(line["video"], round(line["start"], 1), round(line["end"], 1)) for line in lines] == [
-        ("one", 0.0, 1.5),
-        ("one", 1.5, 3.0),
-        ("two", 0.0, 1.0),
-        ("two", 1.0, 2.0),
-    ]
-    assert "left out: broken" in said and "4 clips; looked for" in said and "tokens/s" in said
-    one = launch(repository, f"--run={workdir}", f"--video={tmp_path}/films/one.mp4", "--segment_seconds=2")
-    assert one.count("one ") == 2 and "two" not in one
+def test_files_and_folders_and_parts(caption, tmp_path):
+    films, out = tmp_path / "films", tmp_path / "captions.jsonl"
+    films.mkdir()
+    write_video(films / "one.mp4", 3, sound=True)
+    write_video(films / "two.mkv", 2, codec="mpeg4")
+    (films / "broken.mp4").write_bytes(b"not a video" * 50)
+    said = caption(f"--video={films}", "--segments=2", f"--out={out}", "--prompt=red", *SHORT)
+    expected = [("one", 0.0, 1.5), ("one", 1.5, 3.0), ("two", 0.0, 1.0), ("two", 1.0, 2.0)]
+    assert places(out) == expected and "cutting 2 file(s) first" in said
+    assert "left out: broken: it cannot be read as a video" in said
+    lines = out.read_text().splitlines()
+    for line in map(json.loads, lines):
+        score = f"({line['score']:.2f})"
+        assert f"{line['video']}  {line['start']:.1f} to {line['end']:.1f} s  {line['caption']}  {score}" in said
+        assert line["prompt"] == "red"
+    assert "4 clips; waited" in said
+    beams = ("--how=beam", "--beams=3", "--samples=2", "--segment_seconds=2")
+    one = caption(f"--video={films}/one.mp4", *beams, *SHORT)
+    assert one.count("one  0.0 to 2.0 s") == 2 and one.count("one  2.0 to 3.0 s") == 2 and "two" not in one
+    # Other parts of the same films are added, and those that are there stay.
+    again = caption(f"--video={films}/one.mp4", "--segments=2", f"--out={out}", "--prompt=red", *SHORT)
+    assert "2 of 2 clips are there" in again and out.read_text().splitlines() == lines
+    caption(f"--video={films}/one.mp4", f"--out={out}", "--prompt=red", *SHORT)
+    assert places(out) == [*expected, ("one", 0.0, 3.0)]
 
 
 @pytest.mark.slow
-def test_narrating_goes_on_and_can_be_trained_on(repository, run, tmp_path):
+def test_narrating_goes_on_where_it_was_killed_and_can_be_trained_on(caption, run, repository, tmp_path):
     workdir, corpus = run
     data = f"--data={ {**corpus, 'split': 'train', 'annotations': 'narrations'} }"
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "train.jsonl"
-    launch(repository, f"--run={workdir}", data, f"--out={whole}")
-    lines = whole.read_text().splitlines(keepends=True)
-    out.write_text("".join(lines[:3]) + lines[3][:20])  # killed in the fourth
-    assert "3 are there" in launch(repository, f"--run={workdir}", data, f"--out={out}")
-    assert out.read_text() == whole.read_text()
-    assert "all that this part has to make is there" in launch(repository, f"--run={workdir}", data, f"--out={out}")
+    narrate = (data, "--how=nucleus", "--samples=2", "--seed=5", "--max_new=5", "--batch_size=2")
+    whole, out = tmp_path / "train.jsonl", tmp_path / "killed.jsonl"
+    said = caption(*narrate, f"--out={whole}")
+    count = whole.read_bytes().count(b"\n") // 2
+    assert f"{count} clips; waited" in said
+    command = [sys.executable, "-m", "launch.caption", f"--run={workdir}", *narrate, f"--out={out}"]
+    process = subprocess.Popen(command, cwd=repository, env=os.environ, start_new_session=True)
+    while process.poll() is None and (not out.exists() or not out.stat().st_size):
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    torn = out.read_bytes()
+    assert torn and whole.read_bytes().startswith(torn)
+    out.write_bytes(torn[:-7])  # not even the last line was written to its end
+    caption(*narrate, f"--out={out}")
+    assert out.read_bytes() == whole.read_bytes()
+    assert f"{count} of {count} clips are there" in caption(*narrate, f"--out={out}")
     for part in (0, 1):
-        launch(repository, f"--run={workdir}", data, f"--out={tmp_path}/part.{part}.jsonl", f"--part={part}/2")
+        caption(*narrate, f"--out={tmp_path}/part.{part}.jsonl", f"--part={part}/2")
     options = {key: value for key, value in corpus.items() if key != "name"}
-    store = synthetic.load("train", annotations="narrations", **options)
-    one, other = (narrated.load(name, root=str(tmp_path), store=store.store, min_words=0) for name in ("train", "part"))
+    store = synthetic.load("train", annotations="narrations", **options).store
+    one, other = (narrated.load(name, root=str(tmp_path), store=store, min_words=0) for name in ("train", "part"))
     cells = [
         [(t.cell(r, "video"), t.cell(r, "start"), t.cell(r, "texts")) for r in range(len(t))] for t in (one, other)
     ]
-    assert sorted(cells[0]) == sorted(cells[1]) and len(one) <= len(store)
+    assert sorted(cells[0]) == sorted(cells[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--video={here}/none.mp4",), "there is no folder"),
+        (("--video={here}",), "there are no videos in"),
+        ((), "give --video=FILE or --video=FOLDER, or else --data"),
+        (("--video=x", "--data={{}}"), "give --video=FILE or --video=FOLDER, or else --data"),
+        (("--video=x", "--segments=2", "--segment_seconds=3"), "give one of them, above 0"),
+        (("--video=x", "--part=0/2"), "--part is for --data"),
+        (("--data={{}}", "--segments=2"), "--segments is for --video"),
+        (("--data={{}}",), "narrating a table takes --out"),
+        (("--data={{}}", "--out={here}/x", "--part=2/2"), "part 2 of 2 does not exist"),
+        (("--video=x", "--beams=3"), "--beams is for --how=beam"),
+        (("--video=x", "--how=beam", "--seed=3"), "--seed is for --how=nucleus"),
+        (("--video=x", "--samples=3"), "greedy search gives 1 text"),
+        (("--video=x", "--max_new=0"), "decoding.max_new is 0"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_a_model_is_read(launch, tmp_path, arguments, reason):
+    done = launch("launch.caption", "--run=no_run", *(argument.format(here=tmp_path) for argument in arguments))
+    assert done.code == 2 and reason in done.err and done.err.count("\n") == 1, done.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_mistakes_are_one_sentence(repository, run, tmp_path):
-    workdir, _ = run
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "bad.mp4").write_bytes(b"nothing" * 100)
+def test_mistakes_that_only_the_run_can_tell(caption, launch, tmp_path):
+    video, out = write_video(tmp_path / "a.mp4", 1), tmp_path / "out.jsonl"
     for arguments, reason in {
-        (f"--video={tmp_path}/none.mp4",): "there is no video",
-        (f"--video={tmp_path}/empty",): "there is no video in the folder",
-        (f"--video={tmp_path}/bad.mp4",): "nothing in .* can be adopted",
-        (): "give --video=FILE or --video=FOLDER",
-        (f"--video={tmp_path}/bad.mp4", "--segments=2", "--segment_seconds=3"): "give one of them",
+        ("--prompt={colour}",): "asks for the column 'colour'",
+        ("--prompt={",): "is no template",
+        (f"--prompt={'red ' * 20}",): "has 21 tokens, and there is room for 12",
+        ("--max_new=50",): "do not fit into the 20",
+        ("--step=7",): "has no checkpoint of step 7",
+        ("--clip={'frame': 3}",): "frame",
+        ("--dials={'mask': 3}",): "the dial mask is 3",
+        ("--batch_size=0",): "batch",
     }.items():
-        error = launch(repository, f"--run={workdir}", *arguments, code=2)
-        assert re.search(reason, error) and "Traceback" not in error, error
-
-
-def test_narrations_are_filtered():
-    said = [("a dog runs", -3.0), ("a dog", -9.0), ("a cat sits there", -1.0), ("a dog runs", -6.0), ("", 0.0)]
-    lines = [
-        (str(i), f"v{i}", 0.0, 1.0, text, score / max(1, len(text.split()))) for i, (text, score) in enumerate(said)
-    ]
-    assert narrated._chosen(lines, None, 1, 0, 1.0) == [0, 1, 2, 3]
-    assert narrated._chosen(lines, -1.5, 1, 0, 1.0) == [0, 2]
-    assert narrated._chosen(lines, None, 3, 1, 1.0) == [2]
-    assert narrated._chosen(lines, None, 1, 0, 0.5) == [0, 2]
-    with pytest.raises(ValueError, match="none of 5 captions is left"):
-        narrated._chosen(lines, None, 9, 0, 1.0)
+        error = caption(f"--video={video}", f"--out={out}", *arguments, code=2)
+        assert reason in error and "Traceback" not in error, error
+    assert not out.exists()
+    done = launch("launch.caption", f"--run={tmp_path}", f"--video={video}")
+    assert done.code == 2 and "Traceback" not in done.err

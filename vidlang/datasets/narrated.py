@@ -2,7 +2,8 @@
 
 A split is one file in `root`: train.jsonl for split="train", or with parts several, train.*.jsonl (of --part=0/4 and so
 on). Each line has video, start, end, caption, and the score that the caption had, its log p. Several lines of one clip
-are one row with several texts, of which training draws one.
+are one row with several texts, of which training draws one. Where captions came after prompts, such as questions, each
+prompt is a row of its own, and stands in the column `prompt`; clip.prompt="{prompt}" trains on these as they are.
 
 What a model says is not always worth learning from. `min_score` leaves out captions less sure than that, by log p for
 each word; `min_words` those that are shorter; `most_alike` those that more than so many clips have word for word, which
@@ -12,8 +13,9 @@ say nothing of any of them; `keep` takes the surest share of what is left.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,10 +36,10 @@ def load(
     min_words: int = 1,
     most_alike: int = 0,
     keep: float = 1.0,
-    video_name: str = "{video}",
+    video_name: str = "{file}",
     bad_clips: str = "error",
 ) -> ClipTable:
-    """Clips with the captions that are left; most_alike 0 is no limit."""
+    """Clips with the captions that are left; most_alike 0 is no limit. Videos have the names of the store already."""
     if not 0 < keep <= 1 or min_words < 0 or most_alike < 0:
         raise ValueError(
             f"narrated clips: keep={keep} is a share above 0 and up to 1, min_words={min_words} and "
@@ -53,40 +55,58 @@ def load(
     def make() -> ClipTable:
         found = [line for path in paths for line in _lines(path)]
         kept = _chosen(found, min_score, min_words, most_alike, keep)
-        rows, name, clips = Rows(paths[0]), naming(video_name), dict[tuple[str, float, float], list[int]]()
+        rows, name, clips = Rows(Path(root)), naming(video_name), dict[Clip, list[Line]]()
         for place in kept:
-            clips.setdefault(found[place][1:4], []).append(place)
-        for (video, start, end), places in clips.items():
-            texts = list(dict.fromkeys(found[place][4] for place in places))
-            rows.add(found[places[0]][0], video=name(video), start=start, end=end, texts=texts)
+            clips.setdefault(found[place].clip, []).append(found[place])
+        prompted = any(clip.prompt for clip in clips)
+        for clip, lines in clips.items():
+            texts = list(dict.fromkeys(line.caption for line in lines))
+            more = {"prompt": clip.prompt} if prompted else {}
+            rows.add(lines[0].place, video=name(clip.video), start=clip.start, end=clip.end, texts=texts, **more)
         return rows.table(store, bad_clips)
 
     return cached("narrated", paths, options, store, make)
 
 
-Line = tuple[str, str, float, float, str, float]
+class Clip(NamedTuple):
+    """What captions are of."""
+
+    video: str
+    start: float
+    end: float
+    prompt: str
+
+
+class Line(NamedTuple):
+    """A caption, where in the file it stands, and its score for each word."""
+
+    place: str
+    clip: Clip
+    caption: str
+    sure: float
 
 
 def _lines(path: Path) -> list[Line]:
-    """(where, video, start, end, caption, score for each word) of each line."""
     found = []
-    for where, record in read_lines(path):
+    for number_of_line, record in read_lines(path):
+        place, where = f"{path.name}, {number_of_line}", f"{path}, {number_of_line}"
         video, caption = (field(record, key, str, where) for key in ("video", "caption"))
         start, end, score = (number(record, key, where) for key in ("start", "end", "score"))
-        found.append((where, video, start, end, caption, score / max(1, len(caption.split()))))
+        clip = Clip(video, start, end, field(record, "prompt", str, where, ""))
+        found.append(Line(place, clip, caption, score / max(1, len(caption.split()))))
     return found
 
 
-def _chosen(found: list[Line], min_score: float | None, min_words: int, most_alike: int, keep: float) -> list[int]:
+def _chosen(found: Sequence[Line], min_score: float | None, min_words: int, most_alike: int, keep: float) -> list[int]:
     """Places of the captions that are worth keeping, in order."""
-    alike = Counter(line[4] for line in found)
+    alike = Counter(line.caption for line in found)
     kept = [
         place
         for place, line in enumerate(found)
-        if line[4].strip()
-        and len(line[4].split()) >= min_words
-        and (min_score is None or line[5] >= min_score)
-        and (not most_alike or alike[line[4]] <= most_alike)
+        if line.caption.strip()
+        and len(line.caption.split()) >= min_words
+        and (min_score is None or line.sure >= min_score)
+        and (not most_alike or alike[line.caption] <= most_alike)
     ]
     if not kept:
         raise ValueError(
@@ -94,5 +114,5 @@ def _chosen(found: list[Line], min_score: float | None, min_words: int, most_ali
             f"most_alike={most_alike}; ask for less"
         )
     count = max(1, round(keep * len(kept)))
-    surest = np.argsort([-found[place][5] for place in kept], kind="stable")[:count]
+    surest = np.argsort([-found[place].sure for place in kept], kind="stable")[:count]
     return sorted(kept[i] for i in surest.tolist())

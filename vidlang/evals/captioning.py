@@ -16,6 +16,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,15 @@ def see_all(predict: Any, data: Any, params: Any) -> tuple[np.ndarray, np.ndarra
     return seen_NQD, present_N
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """What was generated for some rows: the samples of each, their scores, and how many tokens each has."""
+
+    texts: list[list[str]]
+    score_RS: np.ndarray
+    length_RS: np.ndarray
+
+
 def generate_texts(
     predict: Any,
     data: Any,
@@ -136,14 +146,31 @@ def generate_texts(
     rows: np.ndarray,
     decoding: Decoding,
 ) -> tuple[list[str], np.ndarray]:
-    """(the first text of each row, its score), in batches of one shape. What is drawn for a row depends on its number.
+    """(the first text of each row, its score)."""
+    spoken = generate_samples(predict, data, params, seen_RQD, prompts, rows, decoding)
+    return [samples[0] for samples in spoken.texts], spoken.score_RS[:, 0]
 
-    Every process has all rows and takes its share of each batch.
+
+def generate_samples(
+    predict: Any,
+    data: Any,
+    params: Any,
+    seen_RQD: np.ndarray,
+    prompts: Sequence[str],
+    rows: np.ndarray,
+    decoding: Decoding,
+    *,
+    prompt_length: int = 0,
+) -> Spoken:
+    """All texts of each row, in batches of one shape. What is drawn for a row depends on its number.
+
+    Every process has all rows and takes its share of each batch. Prompts are padded to `prompt_length` tokens, so that
+    several calls have the same shape.
     """
     prompt_RL, length_R = data.tokenizer.encode_prompts(prompts)
-    prompt_RL = prompt_RL[:, : int(length_R.max())]
+    prompt_RL = prompt_RL[:, : max(int(length_R.max()), prompt_length)]
     process, processes = process_of_all()
-    size, texts, scores = data.batch_size, [], []
+    size, texts, scores, lengths = data.batch_size, [], [], []
     for start in range(0, len(rows), size * processes):
         # The last batch is filled up with the last row.
         items = np.minimum(np.arange(start, start + size * processes), len(rows) - 1)
@@ -158,14 +185,16 @@ def generate_texts(
             rows_B=rows[share].astype(np.int32),
         )
         count = len(rows) - start
-        tokens_BN, length_B = (np.array(x)[:count, 0] for x in (made.tokens_BSN, made.length_BS))
+        tokens_BSN, length_BS = (np.array(x)[:count] for x in (made.tokens_BSN, made.length_BS))
         # Whatever ended a text is none of its words; `decode` knows the tokenizer's own end.
-        row_B, last_B = np.arange(len(tokens_BN)), length_B - 1
-        ended_B = np.isin(tokens_BN[row_B, last_B], decoding.stop_ids)
-        tokens_BN[row_B[ended_B], last_B[ended_B]] = data.tokenizer.end_id
-        texts += data.tokenizer.decode(tokens_BN)
-        scores.append(np.asarray(made.score_BS)[:count, 0])
-    return texts, np.concatenate(scores)
+        last_BS1 = length_BS[..., None] - 1
+        ended_BS1 = np.isin(np.take_along_axis(tokens_BSN, last_BS1, axis=2), decoding.stop_ids)
+        kept_BS1 = np.where(ended_BS1, data.tokenizer.end_id, np.take_along_axis(tokens_BSN, last_BS1, axis=2))
+        np.put_along_axis(tokens_BSN, last_BS1, kept_BS1, axis=2)
+        texts += [data.tokenizer.decode(tokens_SN) for tokens_SN in tokens_BSN]
+        scores.append(np.asarray(made.score_BS)[:count])
+        lengths.append(length_BS)
+    return Spoken(texts, np.concatenate(scores), np.concatenate(lengths))
 
 
 def with_end(decoding: Decoding, tokenizer: Any) -> Decoding:

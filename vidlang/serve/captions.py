@@ -1,29 +1,27 @@
-"""A trained captioner in hand: sentences about the clips of a table, or about video files as they lie in a folder."""
+"""A trained captioner in hand: what it says about the clips of a table.
+
+One's own video files are a table too (`serve.own_videos`), and what is said can be kept (`serve.caption_lines`).
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from absl import logging
 
 from vidlang.core.config import call
 from vidlang.core.sharding import make_mesh, use_mesh
-from vidlang.data.chunks import open_store
 from vidlang.data.clips import ClipTable
 from vidlang.data.pipeline import EvalData
 from vidlang.data.prompts import Prompt
-from vidlang.data.stores.adopt import VIDEOS, adopt
 from vidlang.evals._embed import visits
-from vidlang.evals.captioning import generate_texts, with_end
+from vidlang.evals.captioning import Spoken, generate_samples, with_end
 from vidlang.nn.generation import Decoding
 from vidlang.train import build
 from vidlang.train.evaluate import EVERY_DEVICE, restore_model
@@ -32,63 +30,83 @@ from vidlang.train.predict import Predict
 
 # What of a stage's clips is kept.
 OWN = ("size", "pixels", "frames", "text_length")
-# What of a stage's clips is kept.
-OWN = ("size", "pixels", "frames", "text_length")
 # Clips that cannot be read are counted, however many: a folder of one's own may be full of them.
 ALL_MAY_BE_BROKEN = 0.999999
+# How many of the longest prompts are looked at: those of most letters may not be those of most tokens.
+MOST_LETTERS = 16
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence about some seconds of a video. score: its log p, as `nn.generation` has it."""
+    """A sentence about some seconds of a video. score: its log p, as `nn.generation` has it. row: of the table."""
 
     video: str
     start: float
     end: float
     caption: str
     score: float
+    prompt: str
     row: int
-
-    def line(self, prompt: str = "") -> str:
-        """A line of JSON, as `datasets.narrated` reads it."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if key != "row"}
-        return json.dumps({**values, "prompt": prompt} if prompt else values, ensure_ascii=False)
 
 
 @dataclass
 class Timing:
-    """Seconds spent on looking at clips, decoding them included, and on speaking; and what came of it."""
+    """How long it took to decode clips, to look at them and to speak; and what came of it.
 
-    looking: float = 0.0
-    speaking: float = 0.0
+    The first batch is counted by itself: in it, programs are compiled.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decoding", "looking", "speaking"), 0.0))
+    first: float = 0.0
+    first_clips: int = 0
     clips: int = 0
     tokens: int = 0
     broken: int = 0
 
+    def add(self, laps: Mapping[str, float], clips: int, tokens: int) -> None:
+        """Counts a batch in: its seconds by what they went into, its clips, and the tokens that were made."""
+        self.seconds["decoding"] += laps["decoding"]
+        self.clips += clips
+        if not self.first_clips:
+            self.first, self.first_clips = laps["looking"] + laps["speaking"], clips
+            return
+        self.seconds["looking"] += laps["looking"]
+        self.seconds["speaking"] += laps["speaking"]
+        self.tokens += tokens
+
     def __str__(self) -> str:
         broken = f", {self.broken} could not be read" if self.broken else ""
-        return (
-            f"{self.clips} clips{broken}; looked for {self.looking:.1f} s ({_rate(self.clips, self.looking)} clips/s), "
-            f"spoke for {self.speaking:.1f} s ({_rate(self.tokens, self.speaking)} tokens/s)"
-        )
+        decoding, looking, speaking = (self.seconds[name] for name in ("decoding", "looking", "speaking"))
+        told = f"{self.clips} clips{broken}; waited {decoding:.1f} s for decoding"
+        if self.first_clips:
+            told += f"; first {self.first_clips} clips, with compiling, {self.first:.1f} s"
+        if later := self.clips - self.first_clips:
+            told += f"; then looked for {looking:.1f} s ({_rate(later, looking)} clips/s) and spoke for "
+            told += f"{speaking:.1f} s ({_rate(self.tokens, speaking)} tokens/s)"
+        return told
 
 
 class Captioner:
-    """A run that can caption, restored once; what it does for one batch shape is compiled once."""
+    """A run that can caption, restored once; what it does for batches of one shape is compiled once."""
 
     def __init__(
         self,
         run: str | Path,
         *,
         step: int | None = None,
-        prompt: str = "",
+        prompt: str | None = None,
         decoding: Mapping[str, Any] | None = None,
         clip: Mapping[str, Any] | None = None,
+        dials: Mapping[str, Any] | None = None,
         batch_size: int = 8,
         workers: int = 0,
         mesh: Mapping[str, int] = EVERY_DEVICE,
     ) -> None:
-        """clip: how clips are looked at, on top of whole, centred ones of the run's own size and number of frames."""
+        """clip: how clips are looked at, on top of whole, centred ones of the run's own size and number of frames.
+        prompt: what texts go on from; where not given, the one that the run was trained with. dials: on top of those
+        that the run is evaluated at."""
+        if jax.process_count() > 1:
+            raise ValueError("captions are made by one process, or by several that know nothing of each other: --part")
         self.model, self.params, self.stage = restore_model(run, step=step, mesh=mesh)
         if not (hasattr(self.model, "see") and hasattr(self.model, "generate")):
             raise ValueError(
@@ -101,17 +119,29 @@ class Captioner:
         if tokenizer is None:
             raise ValueError(f"the stage {self.stage.name!r} of {run} has no tokenizer to make words of what it says")
         self.tokenizer = tokenizer
-        self.prompt = Prompt(prompt)
+        self.prompt = Prompt((self.stage.clip.get("prompt") or "") if prompt is None else prompt)
         self.decoding = with_end(call(Decoding, dict(decoding or {}), what="decoding"), tokenizer)
         self.batch_size, self.workers, self.timing = batch_size, workers, Timing()
-        self._mesh = make_mesh(mesh)
-        self._predict = Predict(self.model, self._mesh, dials=build.dials(self.stage).evaluation())
+        self._mesh, self._prompt_length = make_mesh(mesh), 0
+        self._predict = Predict(self.model, self._mesh, dials=build.inference_dials(self.stage, dials or {}))
 
-    def __call__(self, table: ClipTable) -> Iterator[Caption]:
-        """A caption for each clip that can be read, in the order of the table; the first of several samples."""
+    def __call__(self, table: ClipTable, rows: Sequence[int] | np.ndarray | None = None) -> Iterator[Caption]:
+        """What is said of the clips of the table, or of these rows of it, in their order."""
+        return itertools.chain.from_iterable(self.clips(table, rows))
+
+    def clips(self, table: ClipTable, rows: Sequence[int] | np.ndarray | None = None) -> Iterator[list[Caption]]:
+        """The captions of each clip that can be read, as many as `decoding.samples`.
+
+        What is drawn for a row depends on its number in the table and on the seed, not on which rows are asked for.
+        """
+        rows_N = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
+        if not len(rows_N):
+            return
         self.prompt.check(table)
+        # All batches have one shape, also those of another table.
+        self._prompt_length = max(self._prompt_length, self._longest_prompt(table, rows_N))
         data = EvalData(
-            table,
+            table if rows is None else table.select(rows_N),
             self.tokenizer,
             self.spec,
             batch_size=self.batch_size,
@@ -121,93 +151,45 @@ class Captioner:
         with use_mesh(self._mesh):
             before = time.monotonic()
             for visit in visits(self._predict, data):
-                self.timing.broken += int((visit.batch["index_B"] >= 0).sum() - len(visit.index_V))
-                if not len(visit.index_V):
-                    continue
-                seen_VQD = self._predict("see", self.params, **visit.clips)[visit.valid_B]
-                looked = time.monotonic()
-                self.timing.looking += looked - before
-                prompts = [self.prompt.of(table, int(row)) for row in visit.index_V]
-                texts, score_V = generate_texts(
-                    self._predict, data, self.params, seen_VQD, prompts, visit.index_V, self.decoding
-                )
+                laps = {"decoding": time.monotonic() - before}
+                found = rows_N[visit.index_V]
+                self.timing.broken += int((visit.batch["index_B"] >= 0).sum()) - len(found)
+                if len(found):
+                    yield from self._batch(table, data, visit.clips, visit.valid_B, found, laps)
                 before = time.monotonic()
-                self.timing.speaking += before - looked
-                self.timing.clips += len(texts)
-                self.timing.tokens += int((self.tokenizer.encode(texts) != 0).sum())
-                for row, text, score in zip(visit.index_V.tolist(), texts, score_V.tolist(), strict=True):
-                    video, start, end = (table.cell(row, name) for name in ("video", "start", "end"))
-                    yield Caption(video, float(start), float(end), text, float(score), row)
+
+    def _batch(
+        self,
+        table: ClipTable,
+        data: EvalData,
+        clips: Mapping[str, np.ndarray],
+        valid_B: np.ndarray,
+        rows_V: np.ndarray,
+        laps: dict[str, float],
+    ) -> list[list[Caption]]:
+        before = time.monotonic()
+        seen_VQD = self._predict("see", self.params, **clips)[valid_B]
+        laps["looking"] = time.monotonic() - before
+        prompts = [self.prompt.of(table, int(row)) for row in rows_V]
+        asked = (self._predict, data, self.params, seen_VQD, prompts, rows_V, self.decoding)
+        spoken = generate_samples(*asked, prompt_length=self._prompt_length)
+        laps["speaking"] = time.monotonic() - before - laps["looking"]
+        if np.isnan(spoken.score_RS).any():
+            raise ValueError("the scores of the captions are NaN; take a checkpoint from before the model diverged")
+        self.timing.add(laps, len(rows_V), int(spoken.length_RS.sum()))
+        return [_captions(table, int(row), prompts[i], spoken, i) for i, row in enumerate(rows_V)]
+
+    def _longest_prompt(self, table: ClipTable, rows_N: np.ndarray) -> int:
+        """How many tokens the longest prompt has. One that is too long is found now, and not hours later."""
+        asked = rows_N.tolist() if self.prompt.columns else rows_N[:1].tolist()
+        longest = sorted({self.prompt.of(table, row) for row in asked}, key=len)[-MOST_LETTERS:]
+        return int(self.tokenizer.encode_prompts(longest)[1].max())
 
 
-@dataclass
-class Files:
-    """Video files as a table of clips, and what of them could not be used: (name, why)."""
-
-    table: ClipTable
-    refused: list[tuple[str, str]]
-    folder: tempfile.TemporaryDirectory[str]
-
-
-def open_files(video: str | Path, *, segments: int = 1, segment_seconds: float = 0.0) -> Files:
-    """A file, or all videos in a folder, each in equal segments or in segments of so many seconds.
-
-    The files stay where they are, of whatever kind; what is known of their frames lies in a folder for a while.
-    """
-    if segments < 1 or segment_seconds < 0 or (segments > 1 and segment_seconds):
-        raise ValueError(
-            f"a video is cut into segments={segments} equal parts or into parts of segment_seconds={segment_seconds}; "
-            "give one of them, above 0"
-        )
-    source = Path(video).expanduser()
-    if not source.exists():
-        raise ValueError(f"there is no video {video}; give a file, or a folder with videos")
-    folder = tempfile.TemporaryDirectory(prefix="vidlang_")
-    place = Path(folder.name)
-    if source.is_file():
-        # A folder of its own, so that nothing beside it is looked at.
-        (place / "files").mkdir()
-        (place / "files" / source.name).symlink_to(source.resolve())
-        source = place / "files"
-    elif not any(path.suffix.lower() in VIDEOS for path in source.rglob("*")):
-        raise ValueError(f"there is no video in the folder {video}; known are files ending in {', '.join(VIDEOS)}")
-    found = adopt(source, place / "store", "videos")
-    for name, kind, why in found.refused:
-        logging.warning("%s is left out (%s): %s", name, kind, why)
-    store = open_store(place / "store")
-    lengths = [(name, store.info(name).duration) for name in store.videos]
-    rows = [row for name, length in lengths for row in _segments(name, length, segments, segment_seconds)]
-    columns = dict(zip(("video", "start", "end"), map(list, zip(*rows, strict=True)), strict=True))
-    table = ClipTable.from_columns({**columns, "texts": [[] for _ in rows]}, store=str(place / "store"))
-    return Files(table, [(name, why) for name, _, why in found.refused], folder)
-
-
-def _segments(name: str, duration: float, count: int, seconds: float) -> Iterator[tuple[str, float, float]]:
-    if seconds:
-        count = max(1, int(np.ceil(duration / seconds - 1e-6)))
-        edges = np.minimum(np.arange(count + 1) * seconds, duration)
-    else:
-        edges = np.linspace(0.0, duration, count + 1)
-    for start, end in itertools.pairwise(edges.tolist()):
-        yield name, start, end
-
-
-def known_rows(lines: Sequence[str], table: ClipTable) -> set[int]:
-    """The rows of the table that these lines of captions are of; a last line that was cut off counts for nothing."""
-    made: set[tuple[str, float, float]] = set()
-    for number, line in enumerate(lines):
-        try:
-            found = json.loads(line)
-            made.add(_place(found["video"], found["start"], found["end"]))
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines) - 1:
-                raise ValueError(f"line {number + 1} is no caption: {error}; give another file as --out") from None
-    cells = zip(*(table.column(name) for name in ("video", "start", "end")), strict=True)
-    return {row for row, cell in enumerate(cells) if _place(*cell) in made}
-
-
-def _place(video: str, start: Any, end: Any) -> tuple[str, float, float]:
-    return video, round(float(start), 6), round(float(end), 6)
+def _captions(table: ClipTable, row: int, prompt: str, spoken: Spoken, place: int) -> list[Caption]:
+    video, start, end = (table.cell(row, name) for name in ("video", "start", "end"))
+    pairs = zip(spoken.texts[place], spoken.score_RS[place].tolist(), strict=True)
+    return [Caption(video, float(start), float(end), text, score, prompt, row) for text, score in pairs]
 
 
 def _rate(count: int, seconds: float) -> str:

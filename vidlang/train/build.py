@@ -48,9 +48,14 @@ def dials(stage: Stage) -> Dials:
 
 
 def eval_dials(stage: Stage, evaluation: Evaluation) -> Dials:
-    """The dials of an evaluation: the stage's without what only training does, and those that it names itself."""
-    own = call(Dials, evaluation.dials, what=f"dials of {evaluation.label}")
-    return dataclasses.replace(dials(stage).evaluation(), **{name: getattr(own, name) for name in evaluation.dials})
+    """The dials of an evaluation."""
+    return inference_dials(stage, evaluation.dials, f"dials of {evaluation.label}")
+
+
+def inference_dials(stage: Stage, section: Mapping[str, Any], what: str = "dials") -> Dials:
+    """A stage's dials without what only training does, and in their place those that the section names."""
+    own = call(Dials, section, what=what)
+    return dataclasses.replace(dials(stage).evaluation(), **{name: getattr(own, name) for name in section})
 
 
 def objective(stage: Stage) -> tuple[Callable[..., Any], dict[str, Any]]:

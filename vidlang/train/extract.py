@@ -7,7 +7,6 @@ others; with that, a run that was killed, or shared out over machines, leaves th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from vidlang.core.config import call
 from vidlang.core.sharding import make_mesh, use_mesh
 from vidlang.data.broken import BrokenClips
 from vidlang.data.features.cuts import Cuts, Piece, segments
 from vidlang.data.features.writer import FeatureWriter
 from vidlang.data.pipeline import ClipSpec, eval_batches
 from vidlang.evals._embed import VIDEO_FIELDS
-from vidlang.ops.dials import Dials
 from vidlang.train import build
 from vidlang.train.evaluate import EVERY_DEVICE, choose_checkpoint, restore_model
 from vidlang.train.predict import Predict
@@ -99,7 +96,7 @@ def extract(
     note = read_note(folder, step)
     stage = read_recipe(note["config"]).stages[note["stage"]]
     spec = _clip_spec(stage, clip, cuts.each * frames)
-    dials = {name: _dials(stage, section) for name, section in variants.items()}
+    dials = {name: build.inference_dials(stage, section) for name, section in variants.items()}
     writer = FeatureWriter(out, cuts, frames=frames)
     model = {"stage": stage.name, "step": step, "config": note["fingerprint"]}
     look = {name: getattr(spec, name) for name in LOOK_KEYS}
@@ -145,11 +142,6 @@ def _clip_spec(stage: Stage, clip: Mapping[str, Any], frames: int) -> ClipSpec:
         raise ValueError(f"clip has {unknown[0]!r}; an extraction's has only {', '.join(LOOK_KEYS)}")
     own = {name: stage.clip[name] for name in ("size", "pixels") if name in stage.clip}
     return build.clip_spec({**LOOK, **own, **clip, "frames": frames})
-
-
-def _dials(stage: Stage, section: Mapping[str, Any]) -> Dials:
-    own = call(Dials, section, what="dials")
-    return dataclasses.replace(build.dials(stage).evaluation(), **{name: getattr(own, name) for name in section})
 
 
 def _filled_up(pieces: Iterable[Piece], batch_size: int) -> np.ndarray:

@@ -104,7 +104,8 @@ def adopt(
         writer.close()
         if not report.videos:
             first = f"; the first that was refused: {report.refused[0]}" if report.refused else ""
-            raise ValueError(f"nothing in {str(source)!r} can be adopted with the layout {layout!r}{first}")
+            message = f"nothing in {str(source)!r} can be adopted with the layout {layout!r}{first}"
+            raise NothingAdopted(message, report)
         header: dict[str, Any] = {"root": _root(source, output), "layout": layout, "kind": LAYOUTS[layout]}
         settings = writer.common()
         if LAYOUTS[layout] == "chunk_files":
@@ -114,6 +115,14 @@ def adopt(
         header |= {"shards": shards, "content_hash": writer.content.hexdigest()}
         write_header(building, videos=report.videos, settings=settings, **header)
     return report
+
+
+class NothingAdopted(ValueError):
+    """A folder of which no video can be used; `report` says why of each."""
+
+    def __init__(self, message: str, report: Adoption) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class _Writer:

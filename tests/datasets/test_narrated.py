@@ -1,0 +1,104 @@
+"""Narrations that a model made: which of them are kept, as how many rows, with which texts."""
+
+import json
+
+import pytest
+
+from vidlang.datasets import narrated
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store({"a": 10.0, "b.mkv": 10.0})
+
+
+def line(video, start, caption, score, **more):
+    return {"video": video, "start": start, "end": start + 1.5, "caption": caption, "score": score, **more}
+
+
+def write(path, lines):
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+
+
+SAID = [
+    line("a", 0.0, "a dog runs", -3.0),
+    line("a", 0.0, "a dog", -9.0),
+    line("a", 0.0, "a dog runs", -3.0),
+    line("b.mkv", 2.0, "a cat sits there", -1.0),
+    line("a", 4.0, "a dog runs", -6.0),
+    line("a", 6.0, " ", 0.0),
+]
+
+
+def test_lines_of_one_clip_are_one_row_of_different_texts(store, tmp_path, rows_of):
+    write(tmp_path / "train.jsonl", SAID)
+    found = rows_of(narrated.load("train", root=str(tmp_path), store=store))
+    assert found == [
+        {"video": "a", "start": 0.0, "end": 1.5, "texts": ["a dog runs", "a dog"]},
+        {"video": "b.mkv", "start": 2.0, "end": 3.5, "texts": ["a cat sits there"]},
+        {"video": "a", "start": 4.0, "end": 5.5, "texts": ["a dog runs"]},
+    ]
+    for part in range(2):
+        write(tmp_path / f"parts.{part}.jsonl", SAID[part::2])
+    parts = rows_of(narrated.load("parts", root=str(tmp_path), store=store))
+    assert sorted(map(str, parts)) == sorted(map(str, found))
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"min_score": -1.0}, [0, 2, 3]),  # log p for each word: -1, -4.5, -1, -0.25, -2
+        ({"min_words": 3}, [0, 2, 3, 4]),
+        ({"most_alike": 1}, [1, 3]),
+        ({"keep": 0.6}, [0, 2, 3]),
+        ({"keep": 0.01}, [3]),
+        ({"most_alike": 1, "keep": 0.5}, [3]),
+    ],
+)
+def test_what_is_unsure_short_or_said_of_too_many_clips_is_left_out(store, tmp_path, rows_of, options, kept):
+    write(tmp_path / "train.jsonl", SAID)
+    expected = {}
+    for place in kept:
+        each = SAID[place]
+        texts = expected.setdefault((each["video"], each["start"]), [])
+        texts += [each["caption"]] if each["caption"] not in texts else []
+    found = rows_of(narrated.load("train", root=str(tmp_path), store=store, **options))
+    assert {(row["video"], row["start"]): row["texts"] for row in found} == expected
+
+
+def test_answers_to_different_questions_are_different_rows(store, tmp_path, rows_of):
+    lines = [
+        line("a", 0.0, "red", -1.0, prompt="which colour?"),
+        line("a", 0.0, "round", -1.0, prompt="which shape?"),
+        line("a", 0.0, "blue", -2.0, prompt="which colour?"),
+        line("a", 0.0, "a ball", -2.0),
+    ]
+    write(tmp_path / "train.jsonl", lines)
+    found = rows_of(narrated.load("train", root=str(tmp_path), store=store))
+    assert [(row["prompt"], row["texts"]) for row in found] == [
+        ("which colour?", ["red", "blue"]),
+        ("which shape?", ["round"]),
+        ("", ["a ball"]),
+    ]
+
+
+def test_mistakes_name_the_file_and_the_line(store, tmp_path):
+    def load(split="train", **options):
+        return narrated.load(split, root=str(tmp_path), store=store, **options)
+
+    with pytest.raises(ValueError, match="there is no train.jsonl and no train.*.jsonl in .* launch.caption --data"):
+        load()
+    write(tmp_path / "train.0.jsonl", SAID)
+    write(tmp_path / "train.1.jsonl", [SAID[0], line("c", 0.0, "x", -1.0)])
+    with pytest.raises(ValueError, match="train.1.jsonl, line 2.*'c'"):
+        load()
+    write(tmp_path / "train.1.jsonl", [{"video": "a", "start": 0, "end": 1, "text": "x", "score": 0}])
+    with pytest.raises(ValueError, match="train.1.jsonl, line 1: there is no 'caption'"):
+        load()
+    write(tmp_path / "other.jsonl", SAID)
+    with pytest.raises(ValueError, match="none of 6 captions is left with min_score=None, min_words=9"):
+        load("other", min_words=9)
+    for wrong in ({"keep": 0}, {"keep": 1.5}, {"min_words": -1}, {"most_alike": -1}):
+        with pytest.raises(ValueError, match="keep=.* is a share above 0 and up to 1"):
+            load("other", **wrong)
