@@ -5,7 +5,8 @@ import threading
 import numpy as np
 
 from vidlang.data.clips import ClipTable
-from vidlang.evals import _embed
+from vidlang.evals import _embed, captioning, likelihood_choice
+from vidlang.nn.generation import Generated
 
 WORDS = ["red", "green", "blue", "ball", "box", "spins", "slides", "grows"]
 
@@ -52,8 +53,8 @@ def told_counts(text_BL):
 class ToyData:
     """The pipeline's promise: rows in order, each process its share, the last batch padded with valid_B False."""
 
-    def __init__(self, table, seen, *, batch_size=4, process=0, processes=1, broken=()):
-        self.table, self.seen, self.batch_size = table, seen, batch_size
+    def __init__(self, table, seen, *, batch_size=4, process=0, processes=1, broken=(), tokenizer=None):
+        self.table, self.seen, self.batch_size, self.tokenizer = table, seen, batch_size, tokenizer
         self.process, self.processes, self.broken = process, processes, set(broken)
         self.encoded = []
 
@@ -81,6 +82,56 @@ def table_of(**columns):
     rows = len(next(iter(columns.values())))
     base = {"video": [f"v{i}" for i in range(rows)], "start": [0.0] * rows, "end": [1.0] * rows}
     return ClipTable.from_columns({**base, "texts": [["red"]] * rows, **columns})
+
+
+class Speaker(ToyPredict):
+    """A captioner that knows what to say: of a clip with n times "red" in it, the n-th of its sentences.
+
+    It asks for all that the real one asks for, and its `heard` are the prompts. A choice's tokens are worth nothing
+    where the clip's sentence has them, and -1 else; the end of a text is worth `end`.
+    """
+
+    def __init__(self, said, tokenizer, *, end=-0.5, gather=lambda x: x):
+        super().__init__(gather)
+        self.said, self.tokenizer, self.end = said, tokenizer, end
+        self.heard, self.settings = {}, []
+
+    def __call__(self, method, params, settings=None, /, **arrays):
+        assert method in self.required, "an evaluator says what it needs before anything is trained"
+        rows = {len(array) for array in arrays.values()}
+        assert len(rows) == 1, "all arrays have equally many rows"
+        self.rows.setdefault(method, []).append(rows.pop())
+        if method != "generate":
+            return self.gather(getattr(self, f"_{method}")(params, **arrays).astype(np.float32))
+        self.settings.append(settings)
+        made = self._generate(params, settings, **arrays)
+        return Generated(*(self.gather(leaf) for leaf in (made.tokens_BSN, made.length_BS, made.score_BS)))
+
+    def _see(self, params, video_BTHWC):
+        return seen_counts(video_BTHWC)[:, None, :2]
+
+    def _sentences(self, visual_BQD):
+        return [self.said[int(round(float(number)))] for number in visual_BQD[:, 0, WORDS.index("red")]]
+
+    def _generate(self, params, settings, *, visual_BQD, prompt_BL, length_B, rows_B):
+        tokens_BSN = np.zeros((len(rows_B), 1, settings.max_new), np.int32)
+        length_BS = np.zeros((len(rows_B), 1), np.int32)
+        for place, sentence in enumerate(self._sentences(visual_BQD)):
+            self.heard[int(rows_B[place])] = prompt_BL[place, : length_B[place]].tolist()
+            ids = self.tokenizer.encode([sentence])[0, 1:]
+            ids = ids[ids != 0][: settings.max_new]
+            tokens_BSN[place, 0, : len(ids)], length_BS[place] = ids, len(ids)
+        return Generated(tokens_BSN, length_BS, -length_BS.astype(np.float32))
+
+    def _likelihood(self, params, visual_BQD, text_BL, prompt_B):
+        found_B2 = np.zeros((len(text_BL), 2))
+        for place, sentence in enumerate(self._sentences(visual_BQD)):
+            known = set(self.tokenizer.encode([sentence])[0].tolist())
+            ids = text_BL[place][text_BL[place] != 0].tolist()
+            self.heard.setdefault(sentence, set()).add(tuple(ids[: prompt_B[place]]))
+            worth = [self.end if i == self.tokenizer.end_id else 0.0 if i in known else -1.0 for i in ids]
+            found_B2[place] = sum(worth[prompt_B[place] :]), len(worth) - prompt_B[place]
+        return found_B2
 
 
 class TwoViews(ToyData):
@@ -113,12 +164,13 @@ def run_in_processes(make, table, seen, count, monkeypatch, *, predict=ToyPredic
         here.process = number
         toy = ToyData(table, seen, process=number, processes=count, **data)
         try:
-            results[number] = (make(predict(gather), toy).run(params), toy)
+            results[number] = (make(predict(gather=gather), toy).run(params), toy)
         except BaseException:
             barrier.abort()
             raise
 
-    monkeypatch.setattr(_embed, "process_of_all", lambda: (here.process, count))
+    for module in (_embed, captioning, likelihood_choice):
+        monkeypatch.setattr(module, "process_of_all", lambda: (here.process, count))
     threads = [threading.Thread(target=process, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()

@@ -47,16 +47,18 @@ class Evaluator:
     def run(self, params: Any) -> dict[str, float]:
         """Metrics accuracy, accuracy_<kind>, count and missing; of another column than kind its name too."""
         table = self.data.table
+        given_N = list(table.column(self.column))
+        if without := [row for row, given in enumerate(given_N) if not given]:
+            raise ValueError(f"open questions need an answer each; row {without[0]} of the table has none")
         seen_NQD, present_N = see_all(self.predict, self.data, params)
         rows = np.flatnonzero(present_N)
         if not len(rows):
             raise ValueError(f"nothing to ask: none of the {len(table)} clips could be read")
         prompts = [self.prompt.of(table, int(row)) for row in rows]
         texts, _ = generate_texts(self.predict, self.data, params, seen_NQD[rows], prompts, rows, self.decoding)
-        given_N = list(table.column(self.column))
         right_R = np.array(
             [
-                self.normalise(text) in {self.normalise(given) for given in given_N[row] or ()}
+                self.normalise(text) in {self.normalise(given) for given in given_N[row]}
                 for text, row in zip(texts, rows, strict=True)
             ]
         )
