@@ -42,7 +42,9 @@ PROMPT = flags.DEFINE_string(
     "prompt", None, "What sentences go on from; columns of the table stand in braces. As in training if not given."
 )
 DECODE_HOW = flags.DEFINE_enum("how", "greedy", list(HOW), "How tokens are chosen.")
-MAX_NEW = flags.DEFINE_integer("max_new", 32, "Most tokens of a sentence.")
+MAX_NEW = flags.DEFINE_integer(
+    "max_new", None, "Most tokens of a sentence; 32, or what there is room for, if not given."
+)
 SAMPLES = flags.DEFINE_integer("samples", 1, "Sentences of each clip: drawn ones, or the best beams.")
 BEAMS = flags.DEFINE_integer("beams", 4, "Beams of --how=beam.")
 TOP_P = flags.DEFINE_float("top_p", 0.95, "Share of the chances that --how=nucleus draws from.")
@@ -106,7 +108,8 @@ def _check() -> tuple[Parts, Part, list[Input]]:
 
 def _decoding() -> dict[str, Any]:
     values = {"beams": BEAMS.value, "top_p": TOP_P.value, "temperature": TEMPERATURE.value, "seed": SEED.value}
-    found: dict[str, Any] = {"how": DECODE_HOW.value, "max_new": MAX_NEW.value, "samples": SAMPLES.value}
+    found: dict[str, Any] = {"how": DECODE_HOW.value, "samples": SAMPLES.value}
+    found |= {} if MAX_NEW.value is None else {"max_new": MAX_NEW.value}
     return found | {name: value for name, value in values.items() if ONLY[name] == DECODE_HOW.value}
 
 

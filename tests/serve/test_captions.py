@@ -113,6 +113,9 @@ def test_runs_that_cannot_caption_say_so(captioner_run, table, monkeypatch):
     model, params, stage = restore_model(run)
     with pytest.raises(ValueError, match="a prompt of 2 tokens and 60 new ones do not fit into the 20"):
         list(Captioner(run, prompt="red", decoding={"max_new": 60})(table))
+    speaker = Captioner(run, prompt="red")
+    next(speaker(table))
+    assert speaker.decoding.max_new == 18, "as many as there is room for, where nobody said how many"
     other = dataclasses.replace(stage, model={"name": "dual_encoder"})
     monkeypatch.setattr(captions, "restore_model", lambda *_, **__: (object(), params, other))
     with pytest.raises(ValueError, match="is of the model 'dual_encoder', which makes no texts"):

@@ -5,6 +5,7 @@ One's own video files are a table too (`serve.own_videos`), and what is said can
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from vidlang.data.pipeline import EvalData
 from vidlang.data.prompts import Prompt
 from vidlang.evals._embed import visits
 from vidlang.evals.captioning import Spoken, generate_samples, with_end
+from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.generation import Decoding
 from vidlang.train import build
 from vidlang.train.evaluate import EVERY_DEVICE, restore_model
@@ -121,6 +123,7 @@ class Captioner:
         self.tokenizer = tokenizer
         self.prompt = Prompt((self.stage.clip.get("prompt") or "") if prompt is None else prompt)
         self.decoding = with_end(call(Decoding, dict(decoding or {}), what="decoding"), tokenizer)
+        self._asked_for = "max_new" in (decoding or {})
         self.batch_size, self.workers, self.timing = batch_size, workers, Timing()
         self._mesh, self._prompt_length = make_mesh(mesh), 0
         self._predict = Predict(self.model, self._mesh, dials=build.inference_dials(self.stage, dials or {}))
@@ -140,6 +143,7 @@ class Captioner:
         self.prompt.check(table)
         # All batches have one shape, also those of another table.
         self._prompt_length = max(self._prompt_length, self._longest_prompt(table, rows_N))
+        self._check_room()
         data = EvalData(
             table if rows is None else table.select(rows_N),
             self.tokenizer,
@@ -184,6 +188,17 @@ class Captioner:
         asked = rows_N.tolist() if self.prompt.columns else rows_N[:1].tolist()
         longest = sorted({self.prompt.of(table, row) for row in asked}, key=len)[-MOST_LETTERS:]
         return int(self.tokenizer.encode_prompts(longest)[1].max())
+
+    def _check_room(self) -> None:
+        """As many tokens as the language model has room for, where nobody said how many."""
+        length, wanted = call(DecoderSpec, self.model.language, what="language").max_length, self.decoding.max_new
+        room = length - self._prompt_length
+        if room < 1 or (self._asked_for and wanted > room):
+            raise ValueError(
+                f"a prompt of {self._prompt_length} tokens and {wanted} new ones do not fit into the {length} of this "
+                "language model (max_length); shorten the prompt or ask for fewer"
+            )
+        self.decoding = dataclasses.replace(self.decoding, max_new=min(wanted, room))
 
 
 def _captions(table: ClipTable, row: int, prompt: str, spoken: Spoken, place: int) -> list[Caption]:
