@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.evals.toys import Speaker, ToyData, ToyPredict, run_in_processes, table_of
+from tests.evals.toys import Speaker, ToyData, ToyPredict, TwoViews, run_in_processes, table_of
 from vidlang.data.tokenizer import Tokenizer, train_wordlevel
 from vidlang.datasets.synthetic import parse_events, sentences
 from vidlang.evals import captioning
@@ -57,6 +57,12 @@ def test_events_in_the_wrong_order_are_wrong_and_sentences_of_no_grammar_too(tok
     assert result["parsed"] == pytest.approx(5 / 6)
 
 
+def test_what_cannot_be_read_is_no_event_that_is_right(tokenizer):
+    said, told = ["a green ring", *SAID[1:]], [["a ring is there"], *TOLD[1:]]
+    result, _ = run(tokenizer, table_of(texts=told), said=said, parse="synthetic")
+    assert result["exact"] == result["order"] == result["parsed"] == pytest.approx(5 / 6)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 6, 64])
 def test_padding_is_never_counted(tokenizer, batch_size):
     table = table_of(texts=TOLD[::-1])
@@ -91,8 +97,9 @@ def test_each_clip_has_the_prompt_of_its_own_row(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_agree_with_one(tokenizer, count, monkeypatch, tmp_path):
-    table = table_of(texts=TOLD, group=[0, 0, 1, 1, 2, 2])
-    options = {"blind": True, "parse": "synthetic"}
+    questions = ["", "what happens", "how many", "which shape moves last", "what", "what happens"]
+    table = table_of(texts=TOLD, group=[0, 0, 1, 1, 2, 2], question=questions)
+    options = {"blind": True, "parse": "synthetic", "prompt": "{question}"}
     expected, _ = run(tokenizer, table, broken=[1], out=str(tmp_path / "one.jsonl"), **options)
     results = run_in_processes(
         functools.partial(captioning.Evaluator, out=str(tmp_path / "all.jsonl"), **options),
@@ -117,6 +124,11 @@ def test_blind_captions_tell_of_other_clips(tokenizer):
     blind = caption_scores.score([SAID[other] for other in others], TOLD)
     assert result["exact"] == 1 and result["blind_exact"] == 0
     assert {name: result[f"blind_{name}"] for name in blind} == pytest.approx(blind)
+    # Where a clip is broken, the others have another one among what is left.
+    rest = [0, 1, 2, 4, 5]
+    left, _ = run(tokenizer, table_of(texts=[TOLD[i] for i in rest]), seen=[CLIPS[i] for i in rest], blind=True)
+    broken, _ = run(tokenizer, table_of(texts=TOLD), broken=[3], blind=True)
+    assert broken == left | {"missing": 1.0}
     # What is seen of a clip is computed once.
     assert sum(predict.rows["see"]) == 8 and sum(predict.rows["generate"]) == 16
 
@@ -172,12 +184,19 @@ def test_references_may_be_another_column_of_one_text_each(tokenizer):
         ({}, {"parse": "msrvtt"}, (), "the dataset 'msrvtt' has no grammar"),
         ({"texts": [["a"], []] * 3}, {}, (), "row 1 of the table has none"),
         ({}, {}, range(6), "none of the 6 clips could be read"),
+        ({"texts": [["a dog runs"]] * 6}, {"parse": "synthetic"}, (), "reads none of the references, as 'a dog runs'"),
         ({"video": ["x"] * 6}, {"blind": True}, (), "all clips are of one video"),
     ],
 )
 def test_what_cannot_be_captioned_says_why(tokenizer, columns, options, broken, message):
     with pytest.raises(ValueError, match=message):
         run(tokenizer, table_of(**{"texts": TOLD, **columns}), broken=broken, **options)
+
+
+def test_several_views_of_a_clip_are_refused(tokenizer):
+    data = TwoViews(table_of(texts=TOLD), CLIPS, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="looks at one view of a clip.*set views=1 and crops=1"):
+        captioning.Evaluator(Speaker(SAID, tokenizer), data).run({})
 
 
 def test_a_model_that_says_nothing_is_refused_before_training(tokenizer):

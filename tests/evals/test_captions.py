@@ -128,6 +128,15 @@ def test_cider_is_what_it_is_defined_as(plain):
     np.testing.assert_allclose(captions.cider(WORDS, REFERENCES, plain=plain), plain_cider(WORDS, REFERENCES, plain))
 
 
+def test_scores_have_the_names_of_what_they_are():
+    said, told = GOLDEN["captions"], GOLDEN["references"]
+    scores = caption_scores.score(said, told, ("cider_plain", "cider", "rouge_l", "bleu"))
+    assert list(scores) == ["cider_plain", "cider", "rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4"]
+    for name, plain in (("cider", False), ("cider_plain", True)):
+        assert scores[name] == pytest.approx(plain_cider(WORDS, REFERENCES, plain).mean())
+    assert scores["bleu_3"] == pytest.approx(GOLDEN["bleu"][2])
+
+
 def test_repeating_words_does_not_pay_but_in_plain_cider():
     references = [[["a", "red", "dog"]], [["two", "cats"]]]
     once, often = (captions.cider([["red"] * n, ["x"]], references)[0] for n in (1, 3))

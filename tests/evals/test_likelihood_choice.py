@@ -107,16 +107,26 @@ def test_processes_agree_with_one(tokenizer, count, monkeypatch):
 
 
 class Broken(Speaker):
-    """Finds no number for choices of one word."""
+    """Finds `right` for choices of one word, and `wrong` for others, where these are given."""
+
+    right, wrong = np.nan, None
 
     def _likelihood(self, params, visual_BQD, text_BL, prompt_B):
         found_B2 = super()._likelihood(params, visual_BQD, text_BL, prompt_B)
-        return np.where(found_B2[:, 1:] == 2, np.nan, found_B2)
+        other_B2 = found_B2 if self.wrong is None else np.full_like(found_B2, self.wrong)
+        return np.where(found_B2[:, 1:] == 2, self.right, other_B2)
 
 
-def test_a_likelihood_that_is_no_number_is_wrong(tokenizer):
+class Lost(Broken):
+    """Finds the right choice impossible, and no number for the wrong one."""
+
+    right, wrong = -np.inf, np.nan
+
+
+@pytest.mark.parametrize("predict", [Broken, Lost])
+def test_a_likelihood_that_is_no_number_is_wrong(tokenizer, predict):
     table = table_of(choices=[["a", "the cat sings"]] * 6, answer=[0] * 6)
-    assert run(tokenizer, table, predict=Broken)[0]["accuracy"] == 0
+    assert run(tokenizer, table, predict=predict)[0]["accuracy"] == 0
 
 
 @pytest.mark.parametrize(

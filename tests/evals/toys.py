@@ -117,6 +117,7 @@ class Speaker(ToyPredict):
         tokens_BSN = np.zeros((len(rows_B), 1, settings.max_new), np.int32)
         length_BS = np.zeros((len(rows_B), 1), np.int32)
         for place, sentence in enumerate(self._sentences(visual_BQD)):
+            assert prompt_BL[place, length_B[place] - 1] and not prompt_BL[place, length_B[place] :].any()
             self.heard[int(rows_B[place])] = prompt_BL[place, : length_B[place]].tolist()
             ids = self.tokenizer.encode([sentence])[0, 1:]
             ids = ids[ids != 0][: settings.max_new]

@@ -71,8 +71,13 @@ class Evaluator:
         given_N = list(table.column(self.references))
         if without := [row for row in rows if not given_N[row]]:
             raise ValueError(f"captioning needs a reference for every clip; row {without[0]} of the table has none")
-        texts, score_R = self._captions(params, seen_NQD[rows], rows)
         references = [_listed(given_N[row]) for row in rows]
+        if self.parse is not None and not any(self.parse(ref) for refs in references for ref in refs):
+            raise ValueError(
+                f"parse reads none of the references, as {references[0][0]!r}; leave it out, or name the dataset whose "
+                "sentences they are"
+            )
+        texts, score_R = self._captions(params, seen_NQD[rows], rows)
         result = self._scores(texts, references, rows)
         if self.blind:
             others = rows[derangement(table, rows)]
@@ -119,6 +124,11 @@ def see_all(predict: Any, data: Any, params: Any) -> tuple[np.ndarray, np.ndarra
     seen_NQD: np.ndarray | None = None
     present_N = np.zeros(len(data.table), bool)
     for visit in visits(predict, data):
+        if visit.view_V.any():
+            raise ValueError(
+                "a language model looks at one view of a clip, and this evaluation shows several; set views=1 and "
+                "crops=1 in its clip section"
+            )
         seen_BQD = predict("see", params, **visit.clips)[visit.valid_B]
         if seen_NQD is None:
             seen_NQD = np.zeros((len(data.table), *seen_BQD.shape[1:]), np.float32)
