@@ -30,7 +30,7 @@ BATCH = {
     "text_BL": RNG.integers(1, 40, (8, 12)).astype(np.int32),
     "prompt_B": np.array([3, 6, 1, 5, 2, 6, 4, 3], np.int32),
 }
-MESHES = [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
+MESHES = [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "context": 4}]
 
 
 @functools.cache
@@ -102,6 +102,13 @@ def test_what_is_said_is_that_of_one_device(name, sizes):
     key_LBSGK = found["state"].cache.key_value[0]
     rows = 8 // (sizes.get("data", 1) * sizes.get("fsdp", 1))
     assert key_LBSGK.sharding.shard_shape(key_LBSGK.shape) == (2, rows, 8, 2 // sizes.get("tensor", 1), 8)
+
+
+def test_nothing_goes_back_into_a_frozen_encoder():
+    """Even for whoever asks for the gradient of everything; through the language model it must go."""
+    _, grads = alone("captioner", trained)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(grads["params"]["video_encoder"]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(grads["params"]["resampler"]))
 
 
 def test_a_step_in_shards_keeps_what_is_frozen_and_moments_of_what_learns_only():

@@ -83,6 +83,7 @@ def test_a_layer_is_the_formula_and_what_it_made_of_a_video_serves_again(languag
     for x, words, video in zip(found, WORDS.astype(np.float64), VIDEO.astype(np.float64), strict=True):
         np.testing.assert_allclose(x, reference(language, words, video), rtol=1e-4, atol=1e-4)
     assert [x.shape for x in known] == [(3, 6, 2, 8)] * 2
+    assert params(language)["params"]["mlp_in"]["kernel"].shape == (16, 20)
     again, same = run(params(language), WORDS, None, known)
     np.testing.assert_array_equal(again, found)
     jax.tree.map(np.testing.assert_array_equal, same, known)

@@ -14,7 +14,7 @@ def log_likelihood(logits_BLV: jax.Array, text_BL: jax.Array, prompt_B: jax.Arra
     """
     place_1L = jnp.arange(text_BL.shape[1])[None]
     end_B = jnp.where(text_BL != 0, place_1L + 1, 0).max(axis=1)
-    asked_BL = (place_1L >= jnp.maximum(prompt_B, 1)[:, None]) & (place_1L < end_B[:, None])
+    asked_BL = (place_1L >= prompt_B[:, None]) & (place_1L < end_B[:, None])
     log_p_BLV = jax.nn.log_softmax(logits_BLV[:, :-1].astype(jnp.float32), axis=-1)
     own_BL = jnp.take_along_axis(log_p_BLV, text_BL[:, 1:, None], axis=-1)[..., 0]
     sums_B = jnp.where(asked_BL[:, 1:], own_BL, 0.0).sum(axis=1)
