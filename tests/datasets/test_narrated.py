@@ -67,6 +67,16 @@ def test_what_is_unsure_short_or_said_of_too_many_clips_is_left_out(store, tmp_p
     assert {(row["video"], row["start"]): row["texts"] for row in found} == expected
 
 
+def test_what_several_samples_of_one_clip_say_is_not_said_of_many(store, tmp_path, rows_of):
+    lines = [line("a", 0.0, "a dog runs", -1.0)] * 3 + [
+        line("b.mkv", 0.0, "a cat", -1.0),
+        line("a", 3.0, "a cat", -1.0),
+    ]
+    write(tmp_path / "train.jsonl", lines)
+    found = rows_of(narrated.load("train", root=str(tmp_path), store=store, most_alike=1))
+    assert [row["texts"] for row in found] == [["a dog runs"]]
+
+
 def test_answers_to_different_questions_are_different_rows(store, tmp_path, rows_of):
     lines = [
         line("a", 0.0, "red", -1.0, prompt="which colour?"),

@@ -90,7 +90,7 @@ def test_each_clip_has_the_prompt_of_its_own_row(tokenizer, tmp_path):
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert lines == [
         {"video": f"v{row}", "start": 0.0, "end": 1.0, "caption": " ".join(SAID[row].split()[:3]), "score": -3.0}
-        | {"references": TOLD[row]}
+        | {"prompt": f"question {questions[row]} answer", "references": TOLD[row]}
         for row in range(6)
     ]
 

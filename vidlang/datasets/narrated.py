@@ -99,7 +99,8 @@ def _lines(path: Path) -> list[Line]:
 
 def _chosen(found: Sequence[Line], min_score: float | None, min_words: int, most_alike: int, keep: float) -> list[int]:
     """Places of the captions that are worth keeping, in order."""
-    alike = Counter(line.caption for line in found)
+    # What several samples of one clip have in common says something of it.
+    alike = Counter(caption for caption, _ in {(line.caption, line.clip) for line in found})
     kept = [
         place
         for place, line in enumerate(found)

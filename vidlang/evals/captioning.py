@@ -115,8 +115,10 @@ class Evaluator:
         with path.open("w", encoding="utf-8") as file:
             for text, score, refs, row in zip(texts, score_R.tolist(), references, rows.tolist(), strict=True):
                 video, start, end = (self.data.table.cell(row, name) for name in ("video", "start", "end"))
-                line = {"video": video, "start": start, "end": end, "caption": text, "score": score, "references": refs}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                line = {"video": video, "start": start, "end": end, "caption": text, "score": score}
+                if prompt := self.prompt.of(self.data.table, row):
+                    line["prompt"] = prompt
+                file.write(json.dumps({**line, "references": refs}, ensure_ascii=False) + "\n")
 
 
 def see_all(predict: Any, data: Any, params: Any) -> tuple[np.ndarray, np.ndarray]:
