@@ -87,6 +87,8 @@ def test_narrating_goes_on_where_it_was_killed_and_can_be_trained_on(caption, ru
     assert f"{count} of {count} clips are there" in caption(*narrate, f"--out={out}")
     for part in (0, 1):
         caption(*narrate, f"--out={tmp_path}/part.{part}.jsonl", f"--part={part}/2")
+    parts = [(tmp_path / f"part.{part}.jsonl").read_text().splitlines() for part in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == sorted(whole.read_text().splitlines()) and all(parts)
     options = {key: value for key, value in corpus.items() if key != "name"}
     store = synthetic.load("train", annotations="narrations", **options).store
     one, other = (narrated.load(name, root=str(tmp_path), store=store, min_words=0) for name in ("train", "part"))
