@@ -79,7 +79,8 @@ def main(argv: list[str]) -> None:
             tables = [build.table(cli.section("data", DATA.value), "--data")]
         else:
             short_side = max(288, *np.atleast_1d(speaker.spec.size).tolist())
-            own = stack.enter_context(own_videos(videos, parts, short_side=short_side, progress=_Cutting()))
+            how: dict[str, Any] = {"short_side": short_side, "workers": max(1, WORKERS.value), "progress": _Cutting()}
+            own = stack.enter_context(own_videos(videos, parts, **how))
             for name, why in own.refused:
                 print(f"left out: {name}: {why}", flush=True)
             tables = list(own.tables)

@@ -45,7 +45,7 @@ def test_files_and_folders_and_parts(caption, tmp_path):
     write_video(films / "two.mkv", 2, codec="mpeg4")
     (films / "broken.mp4").write_bytes(b"not a video" * 50)
     said = caption(f"--video={films}", "--segments=2", f"--out={out}", "--prompt=red", *SHORT)
-    expected = [("one", 0.0, 1.5), ("one", 1.5, 3.0), ("two", 0.0, 1.0), ("two", 1.0, 2.0)]
+    expected = [("two", 0.0, 1.0), ("two", 1.0, 2.0), ("one", 0.0, 1.5), ("one", 1.5, 3.0)]
     assert places(out) == expected and "cutting 2 file(s) first" in said
     assert "left out: broken: it cannot be read as a video" in said
     lines = out.read_text().splitlines()

@@ -60,7 +60,7 @@ def test_a_folder_is_all_its_videos_and_what_is_broken_is_named(tmp_path, monkey
     (films / "empty.webm").write_bytes(b"")
     (films / "notes.txt").write_text("not looked at")
     with own_videos(find_videos(films), Parts(seconds=2)) as own:
-        quick, cut = map(rows_of, own.tables)
+        cut, quick = map(rows_of, own.tables)
         assert quick == [("a.mp4", 0, 2), ("a.mp4", 2, 3), ("b.c", 0, 1)]
         assert cut == [("a.mkv", 0, 2), ("a.mkv", 2, 3), ("inner/a", 0, 1)]
         assert sorted(name for name, _ in own.refused) == ["broken", "empty", "torn"]

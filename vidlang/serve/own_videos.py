@@ -89,11 +89,12 @@ def own_videos(
     quick, slow, refused = _sorted(videos)
     with tempfile.TemporaryDirectory(prefix="vidlang_") as folder:
         stores, place = [], Path(folder)
-        if quick:
-            stores += _indexed(quick, place, refused)
+        # Files that were cut can be decoded for sure, so what is wrong with others stops nothing.
         if slow:
             settings = PrecutSettings(short_side=short_side + short_side % 2, encode=QUICK)
             stores += _cut(slow, place / "cut", settings, refused, workers, progress)
+        if quick:
+            stores += _indexed(quick, place, refused)
         if not stores:
             name, why = refused[0]
             raise ValueError(f"none of {len(videos)} video(s) can be read; the first, {name!r}: {why}")
