@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.evals.toys import Speaker, ToyData, ToyPredict, TwoViews, run_in_processes, table_of
+from tests.evals.toys import Speaker, ToyData, ToyPredict, TwoViews, run_in_processes, speaking, table_of
 from vidlang.data.tokenizer import Tokenizer, train_wordlevel
 from vidlang.datasets.synthetic import parse_events, sentences
 from vidlang.evals import captioning
@@ -107,11 +107,8 @@ def test_processes_agree_with_one(tokenizer, count, monkeypatch, tmp_path):
         CLIPS,
         count,
         monkeypatch,
-        predict=functools.partial(Speaker, SAID, tokenizer),
-        params={},
-        batch_size=2,
+        **speaking(SAID, tokenizer),
         broken=[1],
-        tokenizer=tokenizer,
     )
     assert [result for result, _ in results] == [expected] * count
     assert (tmp_path / "all.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()

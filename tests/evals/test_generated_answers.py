@@ -1,10 +1,8 @@
 """Answers in words: right where they are what people said, as texts, after each row's own question."""
 
-import functools
-
 import pytest
 
-from tests.evals.toys import Speaker, ToyData, run_in_processes, table_of
+from tests.evals.toys import Speaker, ToyData, run_in_processes, speaking, table_of
 from vidlang.data.tokenizer import Tokenizer, train_wordlevel
 from vidlang.evals import generated_answers
 
@@ -77,11 +75,8 @@ def test_processes_agree_with_one(tokenizer, count, monkeypatch):
         CLIPS,
         count,
         monkeypatch,
-        predict=functools.partial(Speaker, SAID, tokenizer),
-        params={},
-        batch_size=2,
+        **speaking(SAID, tokenizer),
         broken=[1],
-        tokenizer=tokenizer,
     )
     assert [result for result, _ in results] == [expected] * count
 

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from tests.evals.toys import Speaker, ToyData, ToyPredict, run_in_processes, table_of
+from tests.evals.toys import Speaker, ToyData, ToyPredict, run_in_processes, speaking, table_of
 from vidlang.data.tokenizer import Tokenizer, train_wordlevel
 from vidlang.evals import likelihood_choice
 
@@ -97,11 +97,8 @@ def test_processes_agree_with_one(tokenizer, count, monkeypatch):
         CLIPS,
         count,
         monkeypatch,
-        predict=functools.partial(Speaker, SAID, tokenizer),
-        params={},
-        batch_size=2,
+        **speaking(SAID, tokenizer),
         broken=[1],
-        tokenizer=tokenizer,
     )
     assert [result for result, _ in results] == [expected] * count
 

@@ -1,11 +1,12 @@
 """A toy model and a toy pipeline whose answers are known, for tests of protocols."""
 
+import functools
 import threading
 
 import numpy as np
 
 from vidlang.data.clips import ClipTable
-from vidlang.evals import _embed, captioning, likelihood_choice
+from vidlang.evals import _embed, captioning
 from vidlang.nn.generation import Generated
 
 WORDS = ["red", "green", "blue", "ball", "box", "spins", "slides", "grows"]
@@ -147,6 +148,12 @@ class TwoViews(ToyData):
                 yield {**batch, "video_BTHWC": video, "valid_B": valid, "view_B": np.full(len(valid), view)}
 
 
+def speaking(said, tokenizer):
+    """What `run_in_processes` takes beside the clips, for captioners that say this, two clips at a time."""
+    predict = functools.partial(Speaker, said, tokenizer)
+    return {"predict": predict, "params": {}, "batch_size": 2, "tokenizer": tokenizer}
+
+
 def run_in_processes(make, table, seen, count, monkeypatch, *, predict=ToyPredict, params, **data):
     """[(result, data) of each process]; a process is a thread that runs what `make(predict, data)` gives.
 
@@ -170,7 +177,7 @@ def run_in_processes(make, table, seen, count, monkeypatch, *, predict=ToyPredic
             barrier.abort()
             raise
 
-    for module in (_embed, captioning, likelihood_choice):
+    for module in (_embed, captioning):
         monkeypatch.setattr(module, "process_of_all", lambda: (here.process, count))
     threads = [threading.Thread(target=process, args=(number,)) for number in range(count)]
     for thread in threads:

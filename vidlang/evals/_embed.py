@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,10 +112,12 @@ def predict_items(
     batch_size: int,
     count: int,
     arrays: Callable[[np.ndarray], dict[str, np.ndarray]],
-) -> np.ndarray:
+    *settings: Hashable,
+) -> Any:
     """What a method gives for `count` items [count, ...], in batches of one shape; `arrays` makes the input of some.
 
-    All processes call this for the same items; each makes and feeds its share, `batch_size` rows, of every batch.
+    Where it gives a tree, so does this. `settings` is what `predict` hands on to the method, if anything. All processes
+    call this for the same items; each makes and feeds its share, `batch_size` rows, of every batch.
     """
     process, processes = process_of_all()
     parts = []
@@ -123,8 +125,9 @@ def predict_items(
         # The last batch is filled up with the last item.
         items = np.minimum(np.arange(start, start + batch_size * processes), count - 1)
         share = items[process * batch_size : (process + 1) * batch_size]
-        parts.append(predict(method, params, **arrays(share))[: count - start])
-    return np.concatenate(parts)
+        found = predict(method, params, *settings, **arrays(share))
+        parts.append(jax.tree.map(lambda x, left=count - start: np.asarray(x)[:left], found))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def process_of_all() -> tuple[int, int]:

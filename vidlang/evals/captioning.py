@@ -24,7 +24,7 @@ import numpy as np
 
 from vidlang.core.config import call, load_module
 from vidlang.data.prompts import Prompt
-from vidlang.evals._embed import process_of_all, visits
+from vidlang.evals._embed import predict_items, process_of_all, visits
 from vidlang.evals._tables import need
 from vidlang.evals.metrics import caption_scores
 from vidlang.nn.generation import Decoding
@@ -181,32 +181,23 @@ def generate_samples(
     """
     prompt_RL, length_R = data.tokenizer.encode_prompts(prompts)
     prompt_RL = prompt_RL[:, : max(int(length_R.max()), prompt_length)]
-    process, processes = process_of_all()
-    size, texts, scores, lengths = data.batch_size, [], [], []
-    for start in range(0, len(rows), size * processes):
-        # The last batch is filled up with the last row.
-        items = np.minimum(np.arange(start, start + size * processes), len(rows) - 1)
-        share = items[process * size : (process + 1) * size]
-        made = predict(
-            "generate",
-            params,
-            decoding,
-            visual_BQD=seen_RQD[share],
-            prompt_BL=prompt_RL[share],
-            length_B=length_R[share],
-            rows_B=rows[share].astype(np.int32),
-        )
-        count = len(rows) - start
-        tokens_BSN, length_BS = (np.array(x)[:count] for x in (made.tokens_BSN, made.length_BS))
-        # Whatever ended a text is none of its words; `decode` knows the tokenizer's own end.
-        last_BS1 = length_BS[..., None] - 1
-        ended_BS1 = np.isin(np.take_along_axis(tokens_BSN, last_BS1, axis=2), decoding.stop_ids)
-        kept_BS1 = np.where(ended_BS1, data.tokenizer.end_id, np.take_along_axis(tokens_BSN, last_BS1, axis=2))
-        np.put_along_axis(tokens_BSN, last_BS1, kept_BS1, axis=2)
-        texts += [data.tokenizer.decode(tokens_SN) for tokens_SN in tokens_BSN]
-        scores.append(np.asarray(made.score_BS)[:count])
-        lengths.append(length_BS)
-    return Spoken(texts, np.concatenate(scores), np.concatenate(lengths))
+
+    def arrays(items: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "visual_BQD": seen_RQD[items],
+            "prompt_BL": prompt_RL[items],
+            "length_B": length_R[items],
+            "rows_B": rows[items].astype(np.int32),
+        }
+
+    made = predict_items(predict, "generate", params, data.batch_size, len(rows), arrays, decoding)
+    # Whatever ended a text is none of its words; `decode` knows the tokenizer's own end.
+    tokens_RSN, last_RS1 = made.tokens_BSN, made.length_BS[..., None] - 1
+    last_token_RS1 = np.take_along_axis(tokens_RSN, last_RS1, axis=2)
+    ended_RS1 = np.isin(last_token_RS1, decoding.stop_ids)
+    np.put_along_axis(tokens_RSN, last_RS1, np.where(ended_RS1, data.tokenizer.end_id, last_token_RS1), axis=2)
+    texts = [data.tokenizer.decode(tokens_SN) for tokens_SN in tokens_RSN]
+    return Spoken(texts, made.score_BS, made.length_BS)
 
 
 def with_end(decoding: Decoding, tokenizer: Any) -> Decoding:

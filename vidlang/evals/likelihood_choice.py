@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vidlang.data.prompts import Prompt
-from vidlang.evals._embed import process_of_all
+from vidlang.evals._embed import predict_items
 from vidlang.evals._tables import parts
 from vidlang.evals.captioning import see_all
 from vidlang.evals.multiple_choice import questions
@@ -68,17 +68,11 @@ class Evaluator:
             [prompts[row] for row, _ in pairs], [choice for _, choice in pairs]
         )
         row_P = np.array([row for row, _ in pairs])
-        process, processes = process_of_all()
-        size, found = self.data.batch_size, []
-        for start in range(0, len(pairs), size * processes):
-            items = np.minimum(np.arange(start, start + size * processes), len(pairs) - 1)
-            share = items[process * size : (process + 1) * size]
-            sums_B2 = self.predict(
-                "likelihood",
-                params,
-                visual_BQD=seen_NQD[row_P[share]],
-                text_BL=text_PL[share],
-                prompt_B=prompt_P[share],
-            )[: len(pairs) - start]
-            found.append(sums_B2[:, 0] / np.maximum(sums_B2[:, 1], 1) if self.per == "token" else sums_B2[:, 0])
-        return np.concatenate(found)
+
+        def arrays(items: np.ndarray) -> dict[str, np.ndarray]:
+            return {"visual_BQD": seen_NQD[row_P[items]], "text_BL": text_PL[items], "prompt_B": prompt_P[items]}
+
+        size = self.data.batch_size
+        sums_P2 = predict_items(self.predict, "likelihood", params, size, len(pairs), arrays)
+        score_P: np.ndarray = sums_P2[:, 0] / np.maximum(sums_P2[:, 1], 1) if self.per == "token" else sums_P2[:, 0]
+        return score_P
