@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from vidlang.core.tree import nest
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.pretrained import _names, gpt2
 from vidlang.pretrained import _safetensors as safetensors
@@ -216,9 +217,7 @@ def test_loading_holds_no_second_copy(tmp_path, repository):
     config |= {"n_positions": 512}
     spec = DecoderSpec(**gpt2.spec(config))
     rules = gpt2._rules(spec)
-    params = {}
-    for rule in rules:
-        _names._put(params, rule.path, np.ones(rule.whole, np.float32))
+    params = nest({rule.path: np.ones(rule.whole, np.float32) for rule in rules})
     (tmp_path / "config.json").write_text(json.dumps(config))
     safetensors.write_file(tmp_path / "model.safetensors", gpt2.from_flax(params, config))
     del params

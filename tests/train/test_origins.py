@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from vidlang.core.sharding import use_mesh
+from vidlang.core.tree import nest
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.pretrained import gpt2
-from vidlang.pretrained._names import _put
 from vidlang.pretrained._safetensors import write_file
 from vidlang.pretrained._settings import check_section
 from vidlang.train import stages
@@ -88,9 +88,8 @@ SECTION = {**gpt2.spec(CONFIG), "dtype": "float32"}
 def weights(folder):
     """A folder as GPT-2's is, with random numbers."""
     rng = np.random.default_rng(0)
-    params = {}
-    for rule in gpt2._rules(DecoderSpec(**SECTION)):
-        _put(params, rule.path, rng.normal(size=rule.whole).astype(np.float32))
+    rules = gpt2._rules(DecoderSpec(**SECTION))
+    params = nest({rule.path: rng.normal(size=rule.whole).astype(np.float32) for rule in rules})
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     write_file(folder / "model.safetensors", gpt2.from_flax(params, CONFIG))

@@ -22,6 +22,18 @@ def flatten_paths(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of leaves, or of whole trees, that are given by path name."""
+    found: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *folders, last = name.split("/")
+        here = found
+        for folder in folders:
+            here = here.setdefault(folder, {})
+        here[last] = leaf
+    return found
+
+
 def path_mask(tree: Any, patterns: Sequence[str], *, what: str = "this rule") -> Any:
     """A tree of bools: True where any pattern is found in the leaf's path.
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vidlang.core.tree import flatten_paths
+from vidlang.core.tree import flatten_paths, nest
 
 Turn = Callable[[np.ndarray], np.ndarray]
 
@@ -81,22 +81,19 @@ def check_tensors(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, l
 def to_params(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, left: Sequence[str] = ()) -> Any:
     """The parameters, float32, each layer read straight into its place of the stacked array; see `check_tensors`."""
     check_tensors(tensors, rules, left=left)
-    params: dict[str, Any] = {}
+    flat: dict[str, np.ndarray] = {}
     for rule in rules:
         whole = np.empty(rule.whole, np.float32)
         for place, name in enumerate(rule.names):
             whole[place if rule.layers else ...] = rule.turn(tensors[name])
-        _put(params, rule.path, whole)
-    return params
+        flat[rule.path] = whole
+    return nest(flat)
 
 
 def to_shapes(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, left: Sequence[str] = ()) -> Any:
     """What `to_params` gives, as shapes."""
     check_tensors(tensors, rules, left=left)
-    params: dict[str, Any] = {}
-    for rule in rules:
-        _put(params, rule.path, jax.ShapeDtypeStruct(rule.whole, np.float32))
-    return params
+    return nest({rule.path: jax.ShapeDtypeStruct(rule.whole, np.float32) for rule in rules})
 
 
 def to_tensors(params: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -162,13 +159,6 @@ class Renamed(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _put(params: dict[str, Any], path: str, leaf: Any) -> None:
-    *folders, last = path.split("/")
-    for folder in folders:
-        params = params.setdefault(folder, {})
-    params[last] = leaf
 
 
 def _some(names: Sequence[str], count: int = 8) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def combine(target: Any, sources: Sequence[tuple[str, Any]], allowed: Sequence[s
                 )
             owner.setdefault(path, name)
             whole[path] = leaf
-    params, report = tree.merge(target, _nested(whole))
+    params, report = tree.merge(target, tree.nest(whole))
     try:
         report.raise_unless(allowed)
     except ValueError as error:
@@ -110,14 +110,3 @@ def _placed(params: Any, like: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_callback(leaf.shape, sharding, lambda part: leaf[part])
 
     return jax.tree_util.tree_map_with_path(put, params)
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *folders, last = name.split("/")
-        here = found
-        for folder in folders:
-            here = here.setdefault(folder, {})
-        here[last] = leaf
-    return found

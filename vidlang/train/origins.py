@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vidlang.core.config import call, did_you_mean, extension_names, load_module
+from vidlang.core.tree import nest
 
 BEFORE, STAGE, SCRATCH = "before", "stage:", "scratch"
 
@@ -56,9 +57,7 @@ class Weights:
         return Path(self.path).expanduser()
 
     def _nested(self, params: Any) -> Any:
-        for name in reversed(self.into.split("/") if self.into else []):
-            params = {name: params}
-        return params
+        return nest({self.into: params}) if self.into else params
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from absl import logging
 
 from vidlang.core.config import differing_keys, fingerprint
 from vidlang.core.sharding import Mesh, replicated
-from vidlang.core.tree import flatten_paths
+from vidlang.core.tree import flatten_paths, path_name
 from vidlang.train.recipe import result_config
 
 FOLDER = "checkpoints"
@@ -134,25 +134,22 @@ def restore_params(stage_folder: Path, step: int, mesh: Mesh, like: Any = None) 
 
     Everything else comes whole onto every device.
     """
-    folder = Path(stage_folder).absolute() / FOLDER
+    folder = Path(stage_folder).absolute() / FOLDER / str(step)
     layouts = {} if like is None else flatten_paths(like)
 
-    def describe(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
-        wanted = layouts.get(name)
+    def describe(path: Sequence[Any], leaf: Any) -> jax.ShapeDtypeStruct:
+        wanted = layouts.get(path_name(path))
         if wanted is not None and tuple(wanted.shape) == tuple(leaf.shape):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=wanted.sharding)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
 
+    abstract = jax.tree_util.tree_map_with_path(describe, params_shapes(stage_folder, step))
     try:
         # Not a CheckpointManager, which warns of every item that it is not asked for.
-        handler = ocp.StandardCheckpointHandler()
-        metadata = handler.metadata(folder / str(step) / "params").tree
-        names = iter(flatten_paths(metadata))
-        abstract = jax.tree.map(lambda leaf: describe(next(names), leaf), metadata)
-        return handler.restore(folder / str(step) / "params", args=ocp.args.StandardRestore(abstract))
+        return ocp.StandardCheckpointHandler().restore(folder / "params", args=ocp.args.StandardRestore(abstract))
     except Exception as error:
         # As in Checkpoints.restore: a damaged file can raise anything.
-        raise ValueError(f"the parameters in {folder / str(step)} cannot be read: {error}") from error
+        raise ValueError(f"the parameters in {folder} cannot be read: {error}") from error
 
 
 def params_shapes(stage_folder: Path, step: int) -> Any:
