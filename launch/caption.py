@@ -54,7 +54,6 @@ OUT = flags.DEFINE(cli.PATH, "out", None, "File of JSON lines to write, or to go
 PART = flags.DEFINE_string("part", "0/1", "Which share of --data is narrated here: i/n, from 0/n to n-1/n.")
 BATCH = flags.DEFINE_integer("batch_size", 8, "Clips at a time.")
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode; -1: as many as the cores are good for.")
-LINE_SECONDS = 10.0  # between two lines of progress
 # Flags that mean something only beside another one.
 ONLY = {"beams": "beam", "top_p": "nucleus", "temperature": "nucleus", "seed": "nucleus"}
 
@@ -123,14 +122,14 @@ def _caption(speaker: Captioner, table: ClipTable, part: Part, lines: CaptionLin
         if there := len(rows) - len(lacking):
             print(f"{lines.path}: {there} of {len(rows)} clips are there and not made again", flush=True)
         rows = lacking.tolist()
-    progress = _Progress(len(rows))
-    for captions in speaker.clips(table, rows):
+    progress = cli.ClipProgress()
+    for done, captions in enumerate(speaker.clips(table, rows), start=1):
         if lines is not None:
             lines.add(captions)
         if DATA.value is None:
             _show(captions)
         else:
-            progress()
+            progress(done, len(rows))
 
 
 def _show(captions: list[Caption]) -> None:
@@ -147,23 +146,9 @@ class _Cutting:
     def __call__(self, progress: Progress) -> None:
         if not self._shown:
             print(f"cutting {progress.videos} file(s) first that are no H.264 MP4", flush=True)
-        if progress.finished or time.monotonic() - self._shown >= LINE_SECONDS:
+        if progress.finished or time.monotonic() - self._shown >= cli.LINE_SECONDS:
             self._shown = time.monotonic()
             print(progress.line(), flush=True)
-
-
-class _Progress:
-    """A line every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
-        self._start = self._shown = time.monotonic()
-
-    def __call__(self) -> None:
-        now, self._done = time.monotonic(), self._done + 1
-        if now - self._shown >= LINE_SECONDS:
-            self._shown = now
-            print(f"{self._done} of {self._total} clips, {self._done / (now - self._start):.3g} a second", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import logging as std_logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+# Between two lines of progress.
+LINE_SECONDS = 10.0
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -48,6 +51,20 @@ def section(flag: str, text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"--{flag} must be a section as Python writes it, --{flag}=\"{{'key': 1}}\"; found {text!r}")
     return found
+
+
+class ClipProgress:
+    """Every few seconds a line about how many clips are done."""
+
+    def __init__(self) -> None:
+        self._start = self._shown = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Says it, if it is time."""
+        now = time.monotonic()
+        if now - self._shown >= LINE_SECONDS:
+            self._shown = now
+            print(f"{done} of {total} clips, {done / (now - self._start):.3g} a second", flush=True)
 
 
 class OwnNews(std_logging.Filter):

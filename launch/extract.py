@@ -11,7 +11,6 @@ same store, and --part=0/4 to --part=3/4 share the work among four processes or 
 where it cannot be done.
 """
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ from launch import cli
 from vidlang.data.features import cuts
 from vidlang.data.features.writer import DTYPES
 from vidlang.train import build
-from vidlang.train.extract import Part, Report, extract, stage_of
+from vidlang.train.extract import Part, extract, stage_of
 
 RUN = flags.DEFINE(cli.PATH, "run", None, "A run, a stage folder of it, or one checkpoint.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
@@ -42,13 +41,12 @@ BATCH = flags.DEFINE_integer("batch_size", 8, "Clips at a time, each with all it
 SHARD = flags.DEFINE_integer("shard_rows", 4096, "Clips of a file: what is lost at most when a run is killed.")
 PART = flags.DEFINE_string("part", "0/1", "Which share of the work is done here: i/n, from 0/n to n-1/n.")
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode; -1: as many as the cores are good for.")
-LINE_SECONDS = 10.0  # between two lines of progress
 
 
 def main(argv: list[str]) -> None:
     """Extracts, and says how far it is."""
     del argv
-    stage = stage_of(RUN.value, STEP.value)
+    stage, progress = stage_of(RUN.value, STEP.value), cli.ClipProgress()
     table = build.table(stage.data if DATA.value is None else cli.section("data", DATA.value), "data")
     report = extract(
         RUN.value,
@@ -62,7 +60,7 @@ def main(argv: list[str]) -> None:
         part=Part.read(PART.value),
         workers=WORKERS.value,
         step=STEP.value,
-        progress=_Progress(),
+        progress=lambda report: progress(report.done, report.total),
     )
     broken = f", {report.broken} of which could not be read and are NaN" if report.broken else ""
     nothing = "all that this part has to make is there"
@@ -87,20 +85,6 @@ def _variants() -> dict[str, Mapping[str, Any]]:
     if not widths:
         return {VARIANT.value or "full": dials}
     return {VARIANT.value or width: {**dials, "widths": width} for width in widths}
-
-
-class _Progress:
-    """A line every few seconds."""
-
-    def __init__(self) -> None:
-        self._start = self._shown = time.monotonic()
-
-    def __call__(self, report: Report) -> None:
-        now = time.monotonic()
-        if now - self._shown >= LINE_SECONDS:
-            self._shown = now
-            rate = report.done / (now - self._start)
-            print(f"{report.done} of {report.total} clips, {rate:.3g} a second", flush=True)
 
 
 if __name__ == "__main__":
