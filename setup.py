@@ -32,10 +32,15 @@ setup(
             "apache-beam==2.77.0",
             "fsspec>=2025.3",
             "mypy==2.4.1",
+            "onnx==1.23.2",
+            "onnxruntime==1.32.0",
             "pytest==9.2.0",
             "pytest-xdist==3.8.0",
             "ruff==0.17.5",
             "tensorboard>=2.19",
+            # The real models, which tests compare with; transformers 5 renames tensors of published files.
+            "torch==2.13.0",
+            "transformers==4.57.6",
         ],
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
@@ -43,8 +48,8 @@ setup(
         "plan": ["libtpu==0.0.42.*"],
         "beam": ["apache-beam>=2.65"],
         "bench": ["decord==0.6.0"],
-        # The real language models, which tests compare with where these are.
-        "parity": ["torch==2.13.0", "transformers==5.24.0"],
+        # To write ONNX files, and to run them.
+        "onnx": ["onnx>=1.18", "onnxruntime>=1.20"],
         "cocoeval": ["pycocoevalcap==1.2"],
         "remote": ["fsspec>=2025.3", "gcsfs>=2025.3", "s3fs>=2025.3"],
         "serve": ["starlette>=0.45", "uvicorn>=0.34"],
