@@ -37,16 +37,23 @@ LARGEST_HEADER = 100 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies: `offset` counts bytes of the whole file."""
+    """Where one tensor lies: `offset` counts bytes of the whole file.
+
+    strides: how many numbers lie from one to the next along each axis, where they are not row by row.
+    """
 
     path: Path
     dtype: np.dtype
     shape: tuple[int, ...]
     offset: int
+    strides: tuple[int, ...] | None = None
 
     def read(self) -> np.ndarray:
         """A read-only view of it."""
-        size = self.dtype.itemsize * math.prod(self.shape)
+        count = math.prod(self.shape)
+        if self.strides is not None and count:
+            count = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        size = self.dtype.itemsize * count
         if not size:  # nothing cannot be mapped
             empty = np.empty(self.shape, self.dtype)
             empty.flags.writeable = False
@@ -55,7 +62,11 @@ class Entry:
             raw = np.memmap(self.path, np.uint8, "r", self.offset, (size,))
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} can no longer be read: {error}; something has changed it") from None
-        return raw.view(np.ndarray).view(self.dtype).reshape(self.shape)
+        flat = raw.view(np.ndarray).view(self.dtype)
+        if self.strides is None:
+            return flat.reshape(self.shape)
+        steps = [self.dtype.itemsize * step for step in self.strides]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
 
 
 class Tensors(Mapping[str, np.ndarray]):
