@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,16 +81,64 @@ def check_tensors(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, l
         raise ValueError(f"the tensors are not those of this model: {'; '.join(problems)}")
 
 
+class Leaf:
+    """A parameter that is still in its files: read where it is asked for, as a whole or in part, and not kept."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], rule: Rule) -> None:
+        self._tensors, self._rule, self.shape = tensors, rule, rule.whole
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """The part that a device holds, by a slice for each axis; of a stack, only its layers are read."""
+        rule, index = self._rule, index if isinstance(index, tuple) else (index,)
+        if not rule.layers:
+            return np.asarray(rule.turn(self._tensors[rule.name])[index], np.float32)
+        first, *rest = index or (slice(None),)
+        names = np.array(rule.names, object)[first]
+        if isinstance(names, str):
+            return np.asarray(rule.turn(self._tensors[names])[tuple(rest)], np.float32)
+        parts = (rule.turn(self._tensors[name])[tuple(rest)] for name in names)
+        whole: np.ndarray | None = None
+        for place, part in enumerate(parts):
+            whole = _aligned((len(names), *part.shape)) if whole is None else whole
+            whole[place] = part
+        return np.empty((0, *rule.shape), np.float32)[:, *rest] if whole is None else whole
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[...].astype(dtype or self.dtype, copy=False)
+
+
+def _aligned(shape: tuple[int, ...], to: int = 64) -> np.ndarray:
+    """An empty array that a CPU device takes over as it is, where it would copy one that begins anywhere."""
+    raw = np.empty(4 * math.prod(shape) + to, np.uint8)
+    start = -raw.ctypes.data % to
+    return raw[start : start + 4 * math.prod(shape)].view(np.float32).reshape(shape)
+
+
+_LAZY = contextvars.ContextVar("lazy", default=False)
+
+
+@contextlib.contextmanager
+def left_in_files() -> Iterator[None]:
+    """In here, families give each parameter as a `Leaf`, so that whoever places them holds one of them at a time."""
+    token = _LAZY.set(True)
+    try:
+        yield
+    finally:
+        _LAZY.reset(token)
+
+
 def to_params(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, left: Sequence[str] = ()) -> Any:
     """The parameters, float32, each layer read straight into its place of the stacked array; see `check_tensors`."""
     check_tensors(tensors, rules, left=left)
-    flat: dict[str, np.ndarray] = {}
-    for rule in rules:
-        whole = np.empty(rule.whole, np.float32)
-        for place, name in enumerate(rule.names):
-            whole[place if rule.layers else ...] = rule.turn(tensors[name])
-        flat[rule.path] = whole
-    return nest(flat)
+    leaves = {rule.path: Leaf(tensors, rule) for rule in rules}
+    return nest(leaves if _LAZY.get() else {path: np.asarray(leaf) for path, leaf in leaves.items()})
 
 
 def to_shapes(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, left: Sequence[str] = ()) -> Any:

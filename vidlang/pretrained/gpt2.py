@@ -39,6 +39,8 @@ ACTIVATIONS = {
 LEFT = (r"h\.\d+\.attn\.(masked_)?bias",)
 HEAD = "lm_head.weight"
 NEEDED = ("n_layer", "n_embd", "n_head", "vocab_size", "n_positions")
+# The part of a model that these are.
+PART = "language"
 TYPES = {"gpt2": "GPT-2"}
 
 

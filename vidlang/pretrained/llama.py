@@ -26,6 +26,8 @@ ACTIVATIONS = {
 # What old files hold beside the parameters; where words and head are tied, the head is the word table once more.
 LEFT = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 HEAD = "lm_head.weight"
+# The part of a model that these are.
+PART = "language"
 NEEDED = (
     "num_hidden_layers",
     "hidden_size",

@@ -46,6 +46,12 @@ def tower(model: Mapping[str, Any], fields: Fields) -> Tower | None:
     return Tower(encoder, None if found is None else video.grid_of(encoder, tuple(found.shape[1:4])))
 
 
+def published(section: Mapping[str, Any], clip_THW: Size3) -> Tower:
+    """That of weights, whose positions were made for clips of (frames, height, width)."""
+    encoder = call(video.Model, section, what="video")
+    return Tower(encoder, video.grid_of(encoder, clip_THW))
+
+
 def carry(params: Any, target: Any, before: Tower | None, here: Tower | None) -> tuple[Any, tuple[str, ...]]:
     """(the parameters as this stage's model has them, what was changed), from arrays or shapes."""
     if before is None or here is None:

@@ -23,7 +23,7 @@ from vidlang.data.frames import choose_times
 from vidlang.data.pipeline import ClipSpec
 from vidlang.ops.dials import OFF, Dials, streams
 from vidlang.train import build, carry, curriculum, sources
-from vidlang.train.initial import combine, tower_of
+from vidlang.train.initial import combine, tower_of, tower_of_weights
 from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
 from vidlang.train.origins import Run, Weights, origins
@@ -203,7 +203,7 @@ def _check_origins(recipe: Recipe, index: int, params: Any, known: Sequence[Any]
             sources.append((f"step {step} of {folder}", params_shapes(folder, step), tower_of(folder, step, stage)))
         elif isinstance(origin, Weights):
             origin.check(stage.model)
-            sources.append((str(origin), origin.shapes(), None))
+            sources.append((str(origin), origin.shapes(stage.model), tower_of_weights(origin)))
         elif known[origin.index] is not None:
             before = recipe.stages[origin.index]
             tower = carry.tower(before.model, _first_fields(before))

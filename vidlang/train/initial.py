@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from vidlang.core import tree
 from vidlang.core.sharding import Mesh, replicated
@@ -31,6 +30,13 @@ def take_params(
     params, report = combine(state.params, sources, stage.init_allow)
     words = f"{names_of(sources)}:{_counts(sources, report)}{report}{carry.describe(changed)}"
     return TrainState(state.step, params, state.opt_state), words
+
+
+def awaited(found: Sequence[Origin], stage: Stage, params: Any) -> frozenset[str]:
+    """The parameters, by path, that files of weights give as they are; `params` are the stage's, or their shapes."""
+    wanted = {path: tuple(leaf.shape) for path, leaf in tree.flatten_paths(params).items()}
+    given = [tree.flatten_paths(origin.shapes(stage.model)) for origin in found if isinstance(origin, Weights)]
+    return frozenset(path for flat in given for path, leaf in flat.items() if wanted.get(path) == tuple(leaf.shape))
 
 
 def combine(target: Any, sources: Sequence[tuple[str, Any]], allowed: Sequence[str]) -> tuple[Any, tree.MergeReport]:
@@ -86,11 +92,19 @@ def _read(
 ) -> tuple[str, Any, tuple[str, ...]]:
     """(what a source is called, its parameters as this stage's model has them, what was changed)."""
     if isinstance(origin, Weights):
-        return str(origin), _placed(origin.load(), state.params, mesh), ()
-    stage_folder, step = find_checkpoint(path_of(origin, folders))
-    source, before = restore_params(stage_folder, step, mesh, like=state.params), tower_of(stage_folder, step, stage)
-    source, changes = carry.carry_arrays(source, state.params, before, carry.tower(stage.model, fields), mesh)
-    return f"step {step} of {stage_folder}", source, changes
+        name, source = str(origin), _placed(origin.load(stage.model), state.params, mesh)
+        before = tower_of_weights(origin)
+    else:
+        stage_folder, step = find_checkpoint(path_of(origin, folders))
+        name, source = f"step {step} of {stage_folder}", restore_params(stage_folder, step, mesh, like=state.params)
+        before = tower_of(stage_folder, step, stage)
+    return name, *carry.carry_arrays(source, state.params, before, carry.tower(stage.model, fields), mesh)
+
+
+def tower_of_weights(weights: Weights) -> carry.Tower | None:
+    """The video encoder that files are of."""
+    found = weights.video
+    return None if found is None else carry.published(*found)
 
 
 def tower_of(stage_folder: Path, step: int, stage: Stage) -> carry.Tower | None:
@@ -100,13 +114,18 @@ def tower_of(stage_folder: Path, step: int, stage: Stage) -> carry.Tower | None:
 
 
 def _placed(params: Any, like: Any, mesh: Mesh) -> Any:
-    """Arrays of the host on the devices, laid out as the model's where it has them in the same shape."""
+    """What is read, on the devices, laid out as the model's where it has them in the same shape.
+
+    The model's own fresh values go before theirs come, and one parameter is read after the other: beside the state,
+    memory holds one of them.
+    """
     wanted = tree.flatten_paths(like)
 
-    def put(path: Sequence[Any], leaf: np.ndarray) -> jax.Array:
+    def put(path: Sequence[Any], leaf: Any) -> jax.Array:
         to = wanted.get(tree.path_name(path))
-        same = to is not None and tuple(to.shape) == tuple(leaf.shape)
-        sharding = to.sharding if same else replicated(mesh)  # type: ignore[union-attr]
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda part: leaf[part])
+        if to is None or tuple(to.shape) != tuple(leaf.shape):
+            return jax.make_array_from_callback(leaf.shape, replicated(mesh), lambda part: leaf[part])
+        to.delete()
+        return jax.make_array_from_callback(leaf.shape, to.sharding, lambda part: leaf[part])
 
     return jax.tree_util.tree_map_with_path(put, params)

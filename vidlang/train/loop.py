@@ -26,7 +26,7 @@ from vidlang.data.clips import ClipTable
 from vidlang.train import build, sources
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.feed import Feed
-from vidlang.train.initial import take_params
+from vidlang.train.initial import awaited, take_params
 from vidlang.train.meter import Meter
 from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.origins import origins
@@ -77,8 +77,10 @@ def train_stage(
         checkpoints = stack.enter_context(opened(Checkpoints(folder, stage.checkpoint, note)))
         state, origin = checkpoints.restore(abstract), "its own checkpoint"
         if state is None:
-            state, origin = create_state(model, optimizer, fields, mesh, recipe.seed_of(index)), "scratch"
-            if found := origins(recipe.stages, index):
+            found, seed = origins(recipe.stages, index), recipe.seed_of(index)
+            blank = awaited(found, stage, abstract.params)
+            state, origin = create_state(model, optimizer, fields, mesh, seed, blank=blank), "scratch"
+            if found:
                 state, origin = take_params(state, found, folders, stage, fields, mesh)
         start = int(jax.device_get(state.step))
 

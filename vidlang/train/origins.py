@@ -4,9 +4,11 @@
     init_from = "scratch"
     init_from = "runs/shortvivit"                                   # a run, a stage folder of it, or one checkpoint
     init_from = ("before", "stage:short", "runs/demo", "gpt2:weights/gpt2:language")
+    init_from = ("clip:weights/clip-vit-base-patch16:video_encoder", "bert:weights/bert-base-uncased")
 
-Of several sources each gives what the model has a place for, and no two the same. FAMILY:FOLDER:PART reads the files of
-a family in `vidlang/pretrained` into a part of the model; {"name": FAMILY, "path": FOLDER, "into": PART} says the same.
+Of several sources each gives what the model has a place for, and no two the same. FAMILY:PATH:PART reads the files of
+a family in `vidlang/pretrained` into a part of the model, and FAMILY:PATH into all parts that the files have;
+{"name": FAMILY, "path": PATH, "into": PART} says the same.
 """
 
 from __future__ import annotations
@@ -18,13 +20,19 @@ from typing import Any
 
 from vidlang.core.config import call, did_you_mean, extension_names, load_module
 from vidlang.core.tree import nest
+from vidlang.ops.tubelets import Size3
+from vidlang.pretrained._names import left_in_files
+from vidlang.pretrained._settings import check_towers
 
 BEFORE, STAGE, SCRATCH = "before", "stage:", "scratch"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Files of a published model: which family reads them, the folder, and the part of the model that they are."""
+    """Files of a published model: which family reads them, the folder, and the part of the model that they are.
+
+    Without a part they give all they have: a family that is one part of a model, as a language model is, says which.
+    """
 
     family: str
     path: str
@@ -36,28 +44,57 @@ class Weights:
     def check(self, model: Mapping[str, Any]) -> None:
         """ValueError where the family is unknown, the folder is not there, or the model would compute otherwise.
 
-        model: the section of the stage, whose part `into` has the settings that the weights are used with.
+        model: the section of the stage, whose parts have the settings that the weights are used with.
         """
-        family = load_module("pretrained", self.family)
         if not self._folder.exists():
             raise ValueError(f"there is no {self.path}, where {self.family} weights should be; see docs/pretrained.md")
-        if isinstance(settings := model.get(self.into), Mapping):
-            family.check(self._folder, settings)
+        if part := self._part:
+            if isinstance(settings := model.get(self.into or part), Mapping):
+                self._module.check(self._folder, settings)
+        else:
+            check_towers(model, self._module.section(self._folder), self._folder, self.into)
 
-    def shapes(self) -> Any:
+    def shapes(self, model: Mapping[str, Any]) -> Any:
         """What `load` gives, as shapes; ValueError where the files are not whole."""
-        return self._nested(load_module("pretrained", self.family).shapes(self._folder))
+        return self._placed(self._module.shapes(self._folder), model)
 
-    def load(self) -> Any:
-        """The parameters, under the part's path, as numpy arrays."""
-        return self._nested(load_module("pretrained", self.family).load(self._folder))
+    def load(self, model: Mapping[str, Any]) -> Any:
+        """The parameters, where the model has them, each left in its file until it is asked for."""
+        with left_in_files():
+            return self._placed(self._module.load(self._folder), model)
+
+    @property
+    def video(self) -> tuple[Mapping[str, Any], Size3] | None:
+        """(section of the video tower, the clip that its positions were made for), where there is one."""
+        if self._part or "video" not in (section := self._module.section(self._folder)):
+            return None
+        return section["video"], self._module.clip(self._folder)
 
     @property
     def _folder(self) -> Path:
         return Path(self.path).expanduser()
 
-    def _nested(self, params: Any) -> Any:
-        return nest({self.into: params}) if self.into else params
+    @property
+    def _module(self) -> Any:
+        return load_module("pretrained", self.family)
+
+    @property
+    def _part(self) -> str:
+        return getattr(self._module, "PART", "")
+
+    def _placed(self, params: Any, model: Mapping[str, Any]) -> Any:
+        if self._part:
+            return nest({self.into or self._part: params})
+        if place := getattr(self._module, "place", None):
+            params = place(params, model)
+        if not self.into:
+            return params
+        found = params
+        for name in self.into.split("/"):
+            if not isinstance(found, Mapping) or name not in found:
+                raise ValueError(f"{self.family} weights have no part {self.into!r}; they have {', '.join(params)}")
+            found = found[name]
+        return nest({self.into: found})
 
 
 @dataclass(frozen=True)

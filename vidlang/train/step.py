@@ -8,7 +8,7 @@ plain arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +20,7 @@ import optax
 
 from vidlang.core.config import call
 from vidlang.core.sharding import Mesh, batch_sharding, replicated, tree_shardings
+from vidlang.core.tree import path_name
 from vidlang.ops.augment import NOTHING, Augmentation, augment
 from vidlang.ops.dials import streams
 from vidlang.ops.pixels import yuv420_to_rgb
@@ -96,11 +97,24 @@ def state_shardings(model: nn.Module, optimizer: Optimizer, fields: Fields, mesh
     return abstract, shardings
 
 
-def create_state(model: nn.Module, optimizer: Optimizer, fields: Fields, mesh: Mesh, seed: int) -> TrainState:
-    """A fresh state, born in shards: no device ever holds what is not its own. The same seed gives it on any mesh."""
+def create_state(
+    model: nn.Module, optimizer: Optimizer, fields: Fields, mesh: Mesh, seed: int, *, blank: Collection[str] = ()
+) -> TrainState:
+    """A fresh state, born in shards: no device ever holds what is not its own. The same seed gives it on any mesh.
+
+    blank: parameters that are read from files afterwards, by path: they are zeros, and nothing is drawn for them.
+    """
     birth = _birth(model, optimizer, fields)
     _, shardings = state_shardings(model, optimizer, fields, mesh)
-    return jax.jit(lambda key: nn.unbox(birth(key)), out_shardings=shardings)(jax.random.key(seed))
+
+    def born(key: jax.Array) -> TrainState:
+        state: TrainState = nn.unbox(birth(key))
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.zeros_like(leaf) if path_name(path) in blank else leaf, state.params
+        )
+        return TrainState(state.step, params, state.opt_state)
+
+    return jax.jit(born, out_shardings=shardings)(jax.random.key(seed))
 
 
 def make_train_step(
