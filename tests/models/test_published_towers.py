@@ -193,12 +193,45 @@ def test_frames_have_no_cls_token_of_the_clip() -> None:
     [
         ("clip", {"cls": False}, "pool 'cls' takes the normalised cls token"),
         ("clip", {"norm_pooled": True}, "pool 'cls' takes the normalised cls token"),
+        ("clip", {"final_norm": False}, "pool 'cls' takes the normalised cls token"),
+        ("egovlp", {"pooled_epsilon": 1e-5}, "pooled_epsilon is 1e-05; it is a positive number, of the norm that"),
+        ("egovlp", {"positions": "joint", "image_patch": (8, 8)}, "'joint' is one table for all places of a clip"),
+        ("egovlp", {"positions": "joint", "transformer": SIZES | {"layout": "frames"}}, "'joint' is one table for all"),
         ("videomae", {"transformer": SIZES | {"causal": True}}, "causal is True"),
     ],
 )
 def test_videos_that_make_no_sense_are_refused(tower: str, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         draw(video.Model(**(VIDEOS[tower] | changes)), VIDEO)
+
+
+def test_without_a_last_norm_tokens_are_as_layers_leave_them_and_the_mean_keeps_its_own() -> None:
+    params, found = encoded("beit")
+    bare = {name: leaf for name, leaf in params.items() if name != "norm"}
+    plain = video.Model(**VIDEOS["beit"], final_norm=False, pooled_epsilon=0.5)
+    assert flatten_paths(draw(plain, VIDEO)).keys() == flatten_paths(bare).keys()
+    raw = jax.jit(lambda p: plain.apply({"params": p}, VIDEO, train=False))(bare)
+    x_BMD, p = np.asarray(raw.tokens_BMD, np.float64), jax.tree.map(np.asarray, params)
+    np.testing.assert_allclose(norm(x_BMD, p["norm"], 1e-6), found.tokens_BMD, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(raw.pooled_BD, norm(x_BMD.mean(1), p["pooled_norm"], 0.5), rtol=1e-3, atol=1e-3)
+
+
+def test_joint_positions_are_one_for_each_place_of_the_clip_and_are_cut_with_the_width() -> None:
+    model = video.Model(**{**VIDEOS["egovlp"], "transformer": SIZES, "positions": "joint"})
+    p = draw(model, VIDEO)
+    assert p["positions"].shape == (4, 16) and not {"temporal", "spatial"} & p.keys()
+    found = jax.jit(lambda p: model.apply({"params": p}, VIDEO, train=False))(p)
+    apart = video.Model(**{**VIDEOS["egovlp"], "transformer": SIZES})
+    temporal, spatial = RNG.normal(size=(2, 16)), RNG.normal(size=(2, 16))
+    q = {**p, "positions": jnp.asarray((temporal[:, None] + spatial).reshape(4, 16), jnp.float32)}
+    r = {name: leaf for name, leaf in p.items() if name != "positions"}
+    r |= {"temporal": jnp.asarray(temporal, jnp.float32), "spatial": jnp.asarray(spatial, jnp.float32)}
+    one, other = (m.apply({"params": t}, VIDEO, train=False).tokens_BMD for m, t in ((model, q), (apart, r)))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert np.abs(np.asarray(one) - np.asarray(found.tokens_BMD)).max() > 0.01
+    assert slice_params(model, p, (8, 8), VIDEO)[1]["positions"].shape == (4, 8)
+    with pytest.raises(ValueError, match="1 frames of 16x8 pixels needs 2 positions with tubelets .* have 4"):
+        model.apply({"params": p}, VIDEO[:, :1], train=False)
 
 
 def test_a_norm_of_the_stem_keeps_the_stems_width() -> None:

@@ -242,6 +242,7 @@ STILL = {
     "timesformer": ("time_attention/query", "time_attention/key", "time_attention/value", "time_attention_norm"),
     "factorized": ("time_attention",),
 }
+STILL["timesformer_cls"] = STILL["timesformer"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

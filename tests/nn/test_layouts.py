@@ -18,6 +18,7 @@ from vidlang.ops.widths import SHARES, DrawnWidths
 
 LAYERS, WIDTH, HEADS, MLP, TIMES, PLACES = 2, 16, 4, 32, 2, 3
 RNG = np.random.default_rng(0)
+PAD = [((0, 0), (0, 0)), ((1, 0), (0, 0))]
 TOKENS = jnp.asarray(RNG.normal(size=(2, 1 + TIMES * PLACES, WIDTH)), jnp.float32)  # cls in front
 
 
@@ -73,6 +74,13 @@ def attention(x: np.ndarray, a: Any, along: str, globals: int) -> np.ndarray:
     return found
 
 
+def cls_by_frame(x: np.ndarray, a: Any, globals: int) -> np.ndarray:
+    """Each frame with a cls of its own, where all see all; what these become is averaged."""
+    frames = x[globals:].reshape(TIMES, PLACES, -1)
+    found = [attention(rows := np.concatenate([x[:globals], frame]), a, "space", len(rows)) for frame in frames]
+    return np.concatenate([np.mean(found, axis=0)[:globals], *(y[globals:] for y in found)])
+
+
 def by_tokens(layout: str, p: Any, x_BND: Any, globals: int) -> np.ndarray:
     found = []
     for x in np.asarray(x_BND, np.float64):
@@ -85,7 +93,10 @@ def by_tokens(layout: str, p: Any, x_BND: Any, globals: int) -> np.ndarray:
             def space(x: np.ndarray, q: Any = q) -> np.ndarray:
                 return attention(norm(x, q["attention_norm"]), q["attention"], "space", globals)
 
-            if layout == "divided":
+            if layout == "timesformer_cls":
+                t = x + np.pad(attention(norm(x[globals:], q["time_attention_norm"]), q[TIME], "time", 0), PAD[globals])
+                y = t + cls_by_frame(norm(t, q["attention_norm"]), q["attention"], globals)
+            elif layout == "divided":
                 y = x + space(x + time(x))
             elif layout == "timesformer":
                 t = x + time(x)

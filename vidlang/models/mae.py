@@ -46,11 +46,12 @@ class Output:
 class Decoder(nn.Module):
     """From the tokens of the kept tubelets to the pixels of the dropped ones, `pixels` numbers of each.
 
-    into: the width of the encoder; tokens may be narrower.
+    into: the width of the encoder; tokens may be narrower. norm_epsilon: of the norm behind the layers.
     """
 
     spec: TransformerSpec
     into: int
+    norm_epsilon: float
 
     @nn.compact
     def __call__(
@@ -72,7 +73,7 @@ class Decoder(nn.Module):
         x_BND = x_BND + sincos_1d(total, width)[None].astype(x_BND.dtype)
         x_BND = constrain(x_BND, "batch", "tokens", "act_embed")
         x_BND = Stack(spec, name="stack")(x_BND, dials=Dials(rows_B=rows_B), train=train).x_BMD
-        norm = LayerNorm(width, jnp.float32, spec.epsilon, name="norm")
+        norm = LayerNorm(width, jnp.float32, self.norm_epsilon, name="norm")
         predict = Linear((width,), (pixels,), ("embed", "patch"), jnp.float32, name="pixels")
         return constrain(predict(norm(_take(x_BND, dropped_BM))), "batch", None, None)
 
@@ -83,9 +84,11 @@ class Model(video_model.WithVideoEncoder):
     video: the attributes of the video encoder, which lies where other models have theirs, so that their training may
     start from it. decoder: the keys of TransformerSpec for the layers that rebuild (VideoMAE: 4, of width 384). Which
     tubelets are hidden is a dial, mask 0.9 and mask_kind "tube" in VideoMAE, and without one there is nothing to do.
+    norm_epsilon: of the decoder's last norm, where not that of its layers.
     """
 
     decoder: Mapping[str, Any]
+    norm_epsilon: float | None = None
 
     inputs: ClassVar[tuple[str, ...]] = ("video_BTHWC",)
 
@@ -93,7 +96,10 @@ class Model(video_model.WithVideoEncoder):
         self.video_encoder = call(video_model.Model, self.video, what="model.video")
         spec = call(TransformerSpec, self.decoder, what="model.decoder")
         self._check_settings(spec)
-        self.rebuild = Decoder(spec, self.video_encoder.spec.width, name="decoder")
+        epsilon = spec.epsilon if self.norm_epsilon is None else self.norm_epsilon
+        if not epsilon > 0:
+            raise ValueError(f"model.norm_epsilon is {epsilon!r}; it is a positive number, or None for the decoder's")
+        self.rebuild = Decoder(spec, self.video_encoder.spec.width, epsilon, name="decoder")
 
     def __call__(self, video_BTHWC: jax.Array, *, train: bool, dials: Dials = OFF) -> Output:
         if dials.keep:

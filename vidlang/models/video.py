@@ -36,7 +36,7 @@ POOLS = ("mean", "cls")
 
 @flax.struct.dataclass
 class Output:
-    """Tokens after the last norm (without cls), the clip's one vector in float32, and which tokens these are.
+    """Tokens after the last norm, if there is one (without cls), the clip's one vector in float32, and which tokens.
 
     Static widths give tokens and vector of the last layer's width, drawn ones the full width with zeros beyond the
     first `valid` channels. cls_BD: the clip's cls token after the norm, where it has one; of frames, each has its own.
@@ -58,16 +58,18 @@ class Model(nn.Module):
     training forgives. How many positions there are follows from the clip that the parameters were initialised with.
 
     image_patch: (height, width) of a second stem's patches, for clips of one frame, which get no position in time.
-    views: sections of `stems.View` whose tubes are the tokens, instead of tubelets (TubeViT). positions: "learned",
-    "none", or fixed ones ("sincos": VideoMAE's for tubelets, TubeViT's for views). pool_frames: in the layout "frames",
-    how their vectors become one: "mean" or "attention". What parameters of another stage become here:
-    extend_positions, one of `positions.TIME`, and inflate, how a video stem starts from an image stem's kernel.
+    views: sections of `stems.View` whose tubes are the tokens, instead of tubelets (TubeViT). positions: "learned", a
+    table for times and one for places in a frame; "joint", one for all places of a clip (ViViT); "none"; or fixed ones
+    ("sincos": VideoMAE's for tubelets, TubeViT's for views). pool_frames: in the layout "frames", how their vectors
+    become one: "mean" or "attention". What parameters of another stage become here: extend_positions, one of
+    `positions.TIME`, and inflate, how a video stem starts from an image stem's kernel.
 
     What published models differ in: stem_bias, whether stems have one (not in CLIP). temporal_std: how large positions
     in time start, where not as the others (zero in EgoVLP and AVION). norm_stem: a norm of the embedded tokens before
     the first layer (CLIP). cls: whether there is a cls token, where not only for its own pool; a position that it has
     in other models is part of it here. norm_pooled: whether the mean is over tokens that were not normalised, and has a
-    norm of its own (BEiT, SViTT, VideoMAE).
+    norm of its own (BEiT, SViTT, VideoMAE), and pooled_epsilon, that norm's epsilon, where not the layers'. final_norm:
+    whether tokens are normalised after the last layer; published BEiT and VideoMAE have only the norm of their mean.
     """
 
     transformer: Mapping[str, Any]
@@ -87,6 +89,8 @@ class Model(nn.Module):
     norm_stem: bool = False
     cls: bool | None = None
     norm_pooled: bool = False
+    pooled_epsilon: float | None = None
+    final_norm: bool = True
 
     inputs: ClassVar[tuple[str, ...]] = ("video_BTHWC",)
 
@@ -106,7 +110,7 @@ class Model(nn.Module):
         layers = self.video_spec.frozen_layers
         if not layers:
             return {}
-        before = ["patch", "image_patch", "views", "temporal", "spatial"]
+        before = ["patch", "image_patch", "views", "temporal", "spatial", "positions"]
         before += [name for name, there in (("cls", self.has_cls), ("stem_norm", self.norm_stem)) if there]
         return {f"^({'|'.join(before)})(/|$)": None, "^stack/layers/": layers}
 
@@ -139,11 +143,13 @@ class Model(nn.Module):
         )
         nn.share_scope(self, self.embedding)
         self.stack = Stack(spec)
-        self.norm = LayerNorm(spec.width, spec.compute_dtype, spec.epsilon)
+        if self.final_norm:
+            self.norm = LayerNorm(spec.width, spec.compute_dtype, spec.epsilon)
         if self.norm_stem:
             self.stem_norm = LayerNorm(spec.width, spec.compute_dtype, spec.epsilon)
         if self.norm_pooled:
-            self.pooled_norm = LayerNorm(spec.width, jnp.float32, spec.epsilon)
+            epsilon = spec.epsilon if self.pooled_epsilon is None else self.pooled_epsilon
+            self.pooled_norm = LayerNorm(spec.width, jnp.float32, epsilon)
         if self.pool_frames == "attention":
             self.frame_pool = layouts.AttentionPool(spec.width, spec.heads, spec.compute_dtype, spec.groups)
 
@@ -173,7 +179,7 @@ class Model(nn.Module):
             times=None if self.spec.layout == "joint" else times,
             places=self._places(places_BM, grid, x_BMD.shape[0]),
         )
-        x_BMD = self.norm(stacked.x_BMD, valid=stacked.valid)
+        x_BMD = self.norm(stacked.x_BMD, valid=stacked.valid) if self.final_norm else stacked.x_BMD
         if stacked.kept_BM is not None:
             kept_BM = jnp.take_along_axis(kept_BM, stacked.kept_BM, axis=1)
         pooled_BD = self._pool(stacked, x_BMD)
@@ -241,10 +247,15 @@ class Model(nn.Module):
                 f"video.pool_frames is {self.pool_frames!r}, which pools frames that were encoded one by one; set "
                 "transformer.layout='frames', or leave it out"
             )
-        if self.pool == "cls" and (self.norm_pooled or not self.has_cls):
+        if self.pool == "cls" and (self.norm_pooled or not self.has_cls or not self.final_norm):
             raise ValueError(
-                "video.pool 'cls' takes the normalised cls token; leave out cls=False and norm_pooled=True, or set "
-                "pool='mean'"
+                "video.pool 'cls' takes the normalised cls token; leave out cls=False, final_norm=False and "
+                "norm_pooled=True, or set pool='mean'"
+            )
+        if self.pooled_epsilon is not None and not (self.norm_pooled and self.pooled_epsilon > 0):
+            raise ValueError(
+                f"video.pooled_epsilon is {self.pooled_epsilon!r}; it is a positive number, of the norm that "
+                "norm_pooled=True gives the mean, or None"
             )
 
 

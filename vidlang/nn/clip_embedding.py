@@ -17,7 +17,7 @@ from vidlang.ops.pixels import normalize
 from vidlang.ops.positions import Size2, sincos_1d, sincos_3d
 from vidlang.ops.tubelets import Size3, space_time, token_grid
 
-POSITIONS = ("learned", "none", "sincos")
+POSITIONS = ("learned", "joint", "none", "sincos")
 
 
 class ClipEmbedding(nn.Module):
@@ -60,8 +60,13 @@ class ClipEmbedding(nn.Module):
                     "views share no grid of tokens; they need layout='joint', relative_positions=False and no "
                     "image_patch"
                 )
-            if self.positions == "learned":
+            if self.positions in ("learned", "joint"):
                 raise ValueError("no table of learned positions fits views; set video.positions='sincos' or 'none'")
+        if self.positions == "joint" and (self.by_frame or self.image_patch is not None):
+            raise ValueError(
+                "video.positions 'joint' is one table for all places of a clip, which frames or images by themselves "
+                "have no part in; set 'learned', or leave out image_patch and layout='frames'"
+            )
 
     @nn.compact
     def __call__(self, video_BTHWC: jax.Array) -> tuple[jax.Array, Size3 | None]:
@@ -109,6 +114,9 @@ class ClipEmbedding(nn.Module):
             return fixed_ND[None, :, : self.spec.width]
         if self.positions == "none" or grid is None:
             return None
+        if self.positions == "joint":
+            found = f"{frames} frames of {height}x{width} pixels"
+            return self._table("positions", math.prod(grid), found, self.position_std)[None]
         in_time = not self.by_frame and (not image or self.is_initializing())
         temporal_TD = self._table("temporal", grid[0], f"{frames} frames", self.temporal_std) if in_time else None
         spatial_ND = self._table("spatial", grid[1] * grid[2], f"{height}x{width} pixels", self.position_std)
@@ -121,8 +129,9 @@ class ClipEmbedding(nn.Module):
         if self.has_variable("params", name):
             size = nn.unbox(self.get_variable("params", name)).shape[0]
             if size != count:
+                kind = "" if name == "positions" else f"{name} "
                 raise ValueError(
-                    f"a clip of {found} needs {count} {name} positions with tubelets of {self.tubelet}; these "
+                    f"a clip of {found} needs {count} {kind}positions with tubelets of {self.tubelet}; these "
                     f"parameters have {size}. Give clips of the size they were trained on"
                 )
         return table(self, name, (count, self.spec.width), ("position", "embed"), std)

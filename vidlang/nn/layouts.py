@@ -1,12 +1,13 @@
 """How attention is laid out over space and time, where that changes which parameters a layer has.
 
 joint: every token attends to every token. divided: time, then space, with one residual from before both (EgoVLP's and
-Frozen in Time's block). timesformer: the same with a residual after each. factorized: space, then time behind a gate
-that starts closed (LongViViT). frames: every frame by itself, and frames are pooled after the last layer.
+Frozen in Time's block). timesformer: the same with a residual after each. timesformer_cls: as that was published, where
+cls has no part in time, and in space is a token of each frame, of which the mean is taken. factorized: space, then time
+behind a gate that starts closed (LongViViT). frames: every frame by itself, and frames are pooled after the last layer.
 
 In all but the first and the last, tokens form a grid of times x places: a token attends to those of its place over
-time, or of its time over space, and cls attends to and is seen by all in both. What these layouts have in common with
-joint attention has the same names, so its parameters load into theirs.
+time, or of its time over space, and, where not said otherwise, cls attends to and is seen by all in both. What these
+layouts have in common with joint attention has the same names, so its parameters load into theirs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from vidlang.nn.layers import KERNEL_INIT, LayerNorm, Linear, table
 from vidlang.ops.attention import attend as attend_tokens
 from vidlang.ops.dials import Dials
 
-LAYOUTS = ("joint", "divided", "timesformer", "factorized", "frames")
+LAYOUTS = ("joint", "divided", "timesformer", "timesformer_cls", "factorized", "frames")
 # Those whose layers have an attention over time of their own, and with it need a grid of tokens.
-GRIDDED = ("divided", "timesformer", "factorized")
+GRIDDED = ("divided", "timesformer", "timesformer_cls", "factorized")
+# That where cls is a token of each frame.
+CLS_BY_FRAME = "timesformer_cls"
 # How kernels of the attention over time start: (query, key and value, output). Biases are zero.
 # divided, as published: all zeros, then ones. It adds nothing at the start, and its queries and keys, each the factor
 # in the other's gradient, stay zero for good: what is learned is a mean over time. timesformer: only the output is
@@ -33,6 +36,7 @@ GRIDDED = ("divided", "timesformer", "factorized")
 TIME_INITS = {
     "divided": (nn.initializers.zeros, nn.initializers.ones),
     "timesformer": (KERNEL_INIT, nn.initializers.zeros),
+    "timesformer_cls": (KERNEL_INIT, nn.initializers.zeros),
     "factorized": (KERNEL_INIT, KERNEL_INIT),
 }
 # Parameters of a layer: the attention that all layouts have, the one over time, the latter's gate, and the mlp.
@@ -53,6 +57,26 @@ def mix(
     t_BND = x_BND + attend(TIME, x_BND, "time")
     s_BND = attend(SPACE, t_BND, "space")
     return (x_BND if layout == "divided" else t_BND) + s_BND
+
+
+def attend_by_frame(
+    x_BND: jax.Array, attend: Callable[..., jax.Array], along: str, *, times: int, globals: int
+) -> jax.Array:
+    """Attention along one axis in which the `globals` tokens in front are no part of time, and of every frame in space.
+
+    `attend(x, **options)` is that of the tokens that it gets. What the global tokens become in each frame is averaged.
+    """
+    cls_BGD, tokens_BND = x_BND[:, :globals], x_BND[:, globals:]
+    if along == "time":
+        y_BND = attend(tokens_BND, along=along, times=times, globals=0)
+        return jnp.pad(y_BND, ((0, 0), (globals, 0), (0, 0)))
+    batch, _, width = x_BND.shape
+    frames_BTPD = tokens_BND.reshape(batch, times, -1, width)
+    cls_BTGD = jnp.broadcast_to(cls_BGD[:, None], (batch, times, globals, width))
+    rows_RND = jnp.concatenate([cls_BTGD, frames_BTPD], axis=2).reshape(batch * times, -1, width)
+    y_BTND = attend(rows_RND).reshape(batch, times, -1, width)
+    cls_BGD = y_BTND[:, :, :globals].astype(jnp.float32).mean(axis=1).astype(y_BTND.dtype)
+    return jnp.concatenate([cls_BGD, y_BTND[:, :, globals:].reshape(batch, -1, width)], axis=1)
 
 
 def check_dials(layout: str, dials: Dials) -> None:

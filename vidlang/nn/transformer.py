@@ -19,7 +19,7 @@ from vidlang.nn.adapters import Adapter
 from vidlang.nn.attention import Places, SelfAttention
 from vidlang.nn.drop_path import branches, drop
 from vidlang.nn.layers import ACTIVATIONS, GROUPED, KERNEL_INIT, LayerNorm, LayerScale, Linear, parameter
-from vidlang.nn.layouts import GATE, GRIDDED, MLP, SPACE, TIME, TIME_INITS, mix
+from vidlang.nn.layouts import CLS_BY_FRAME, GATE, GRIDDED, MLP, SPACE, TIME, TIME_INITS, attend_by_frame, mix
 from vidlang.nn.segments import Runner, Segment, Stacked, plan
 from vidlang.nn.slicing import cut_leaf, is_box
 from vidlang.nn.spec import TransformerSpec
@@ -51,7 +51,15 @@ class Block(nn.Module):
             gate = functools.partial(parameter, self, GATE, nn.initializers.zeros, (), ())
 
             def attend(name: str, x_BND: jax.Array, axis: str) -> jax.Array:
-                return self._branch(name, self._attend(name, x_BND, along=axis, **along)[0], paths_PB)
+                def plain(x_BND: jax.Array, **options: Any) -> jax.Array:
+                    y_BND: jax.Array = self._attend(name, x_BND, **options)[0]
+                    return y_BND
+
+                if spec.layout == CLS_BY_FRAME:
+                    y_BND = attend_by_frame(x_BND, plain, axis, **along)
+                else:
+                    y_BND = plain(x_BND, along=axis, **along)
+                return self._branch(name, y_BND, paths_PB)
 
             x_BND = mix(spec.layout, x_BND, attend, gate)
         else:

@@ -38,7 +38,7 @@ NO_DECAY = re.compile(r"(^|/)(bias|scale|log_scale|cls|mask_token|positions|temp
 
 # The video encoder's layers, by the first of their run, and what it has before them.
 LAYERS = re.compile(r"^(?:video_encoder/)?stack/layers(?:_(\d+))?/")
-STEM = re.compile(r"^(?:video_encoder/)?(patch|image_patch|views|stem_norm|temporal|spatial|cls)(/|$)")
+STEM = re.compile(r"^(?:video_encoder/)?(patch|image_patch|views|stem_norm|temporal|spatial|positions|cls)(/|$)")
 
 NOTHING_MORE: Mapping[str, int | None] = MappingProxyType({})
 
