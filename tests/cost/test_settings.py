@@ -55,3 +55,15 @@ def test_of_a_mixture_the_longest_clips_get_the_frames(recipe):
     parts = ({"data": stage.data, "clip": {"frames": count}} for count in (16, 1, 16))
     mixed = dataclasses.replace(stage, data={"mixing": "batches", "sources": tuple(parts)})
     assert [spec.frames for spec in sources.specs(apply(mixed, Setting("x"), frames=64))] == [64, 1, 64]
+
+
+def test_of_a_captioner_what_it_freezes_can_be_trained_too(recipe):
+    stage = recipe(dials={"mask": 0.3}).stages[0]
+    assert not any("trained too" in name for name in names(stage))
+    captioner = dataclasses.replace(stage, model={"name": "captioner", "video": stage.model["video"], "language": {}})
+    found = {setting.name: setting for setting in settings(captioner)}
+    changed = apply(captioner, found["language trained too"])
+    assert changed.model == {**captioner.model, "train_language": True} and build.dials(changed).mask == 0.3
+    assert list(found)[1] == "the stage's own" and "video trained too" in found
+    trained = dataclasses.replace(captioner, model={**captioner.model, "train_video": True})
+    assert [name for name in names(trained) if "trained too" in name] == ["language trained too"]

@@ -30,15 +30,22 @@ KEEP = 0.7
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of a plan: what is turned, and whether only the last layers of the video encoder are trained."""
+    """One row of a plan: what is turned, and whether only the last layers of the video encoder are trained.
+
+    model: keys of the model's section, where they are others.
+    """
 
     name: str
     dials: Mapping[str, Any] = field(default_factory=dict)
     last_layers: int = 0
+    model: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settings(stage: Stage) -> list[Setting]:
-    """All off; each dial alone; the published mixtures; the last layers alone; and what the stage itself says."""
+    """All off; each dial alone; the published mixtures; the last layers alone; and what the stage itself says.
+
+    Of a captioner, also what it costs to train what it has frozen.
+    """
     spec = encoder(stage)[1]
     layers = spec.layers
     # SViTT prunes after layers 3, 6 and 9 of 12, counted from 0.
@@ -61,12 +68,18 @@ def settings(stage: Stage) -> list[Setting]:
     ]
     if build.dials(stage) not in (Dials(), *(call(Dials, each.dials, what="dials") for each in found)):
         found.insert(1, Setting("the stage's own", stage.dials))
-    return found
+    return found + [
+        Setting(f"{name} trained too", stage.dials, model={f"train_{name}": True})
+        for name in ("video", "language")
+        if build.named(stage.model, "model")[0] == "captioner" and not stage.model.get(f"train_{name}", False)
+    ]
 
 
 def apply(stage: Stage, setting: Setting, *, frames: int | None = None, batch_size: int | None = None) -> Stage:
     """The stage with these dials, and with other clips or batches where they are given."""
     changes: dict[str, Any] = {"dials": dict(setting.dials)}
+    if setting.model:
+        changes["model"] = {**stage.model, **setting.model}
     if batch_size is not None:
         changes["batch_size"] = batch_size
     if frames is not None:
