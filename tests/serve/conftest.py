@@ -1,8 +1,9 @@
-"""One captioner for all tests of what it says."""
+"""Runs that several tests look at, each trained once."""
 
 import pytest
 
 from tests.serve.tiny_captioner import corpus_at, train_captioner
+from tests.serve.tiny_dual import train_dual
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +11,10 @@ def captioner_run(tmp_path_factory):
     """(folder of the run, data section of the corpus it was trained on)."""
     corpus = corpus_at(tmp_path_factory.mktemp("corpus"))
     return train_captioner(tmp_path_factory.mktemp("run"), corpus), corpus
+
+
+@pytest.fixture(scope="session")
+def dual_run(tmp_path_factory):
+    """The same of a dual encoder, with two checkpoints."""
+    corpus = corpus_at(tmp_path_factory.mktemp("corpus"))
+    return train_dual(tmp_path_factory.mktemp("dual"), corpus), corpus

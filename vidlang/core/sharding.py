@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -44,25 +44,28 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """A mesh over all devices from axis sizes like {"data": -1, "fsdp": 2}; one axis may be -1, absent ones are 1."""
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices from axis sizes like {"data": -1, "fsdp": 2}; one axis may be -1, absent ones are 1.
+
+    devices: over these alone.
+    """
     unknown = sorted(set(sizes) - set(AXES))
     if unknown:
         raise ValueError(f"unknown mesh axis {unknown[0]!r}; the axes are {', '.join(AXES)}")
     shape = [int(sizes.get(axis, 1)) for axis in AXES]
-    devices = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise ValueError(f"mesh sizes must be positive and at most one may be -1; found {dict(sizes)}")
     fixed = math.prod(size for size in shape if size != -1)
-    if -1 in shape and devices % fixed == 0:
-        shape[shape.index(-1)] = devices // fixed
-    if math.prod(shape) != devices:
+    if -1 in shape and count % fixed == 0:
+        shape[shape.index(-1)] = count // fixed
+    if math.prod(shape) != count:
         raise ValueError(
-            f"the mesh {dict(zip(AXES, shape, strict=True))} does not divide the {devices} devices here; "
-            f"choose sizes whose product is {devices}, or -1 for one axis to take the rest"
+            f"the mesh {dict(zip(AXES, shape, strict=True))} does not divide the {count} devices here; "
+            f"choose sizes whose product is {count}, or -1 for one axis to take the rest"
         )
     # make_mesh gives Explicit axes by default, with which Linen and plain jnp code raise.
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,15 @@ class Tokenizer:
         """One more than the largest token id, special tokens included: the rows that a model's table needs."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
+    def save(self, path: str | os.PathLike[str]) -> dict[str, str]:
+        """Writes it as a tokenizer.json, and returns what else to say of that: its begin and end.
+
+        Whatever files it was read from, one is enough then. How texts are cleaned is not in it.
+        """
+        _write(self._tokenizer, path)
+        begin = "" if self.begin_id is None else self._tokenizer.id_to_token(self.begin_id)
+        return {"begin": begin, "end": self._tokenizer.id_to_token(self.end_id)}
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Ids of each text, cleaned, cut or padded to the length: int32 [n, length]."""
         if isinstance(texts, str):
@@ -252,6 +261,10 @@ def _count_words(
 
 def _save(tokenizer: tokenizers.Tokenizer, path: str | os.PathLike[str]) -> None:
     tokenizer.add_special_tokens(list(SPECIAL))
+    _write(tokenizer, path)
+
+
+def _write(tokenizer: tokenizers.Tokenizer, path: str | os.PathLike[str]) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     partial = f"{os.fspath(path)}.{os.getpid()}.partial"
     try:

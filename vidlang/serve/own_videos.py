@@ -33,6 +33,15 @@ QUICK = EncodeSettings(preset="veryfast")
 Refused = list[tuple[str, str]]
 
 
+class NoneReadable(ValueError):
+    """None of some videos can be used; `refused` says why of each."""
+
+    def __init__(self, refused: Refused) -> None:
+        name, why = refused[0]
+        super().__init__(f"none of {len(refused)} video(s) can be read; the first, {name!r}: {why}")
+        self.refused = refused
+
+
 @dataclass(frozen=True)
 class Parts:
     """How a video is cut: into `count` equal parts, or where `seconds` is above 0, into parts of so many seconds."""
@@ -96,8 +105,7 @@ def own_videos(
         if quick:
             stores += _indexed(quick, place, refused)
         if not stores:
-            name, why = refused[0]
-            raise ValueError(f"none of {len(videos)} video(s) can be read; the first, {name!r}: {why}")
+            raise NoneReadable(refused)
         yield OwnVideos([_table(store, parts) for store in stores], refused)
 
 
