@@ -7,14 +7,18 @@ from tests.serve.tiny_dual import train_dual
 
 
 @pytest.fixture(scope="session")
-def captioner_run(tmp_path_factory):
+def corpus(tmp_path_factory):
+    """The data section of their clips."""
+    return corpus_at(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def captioner_run(tmp_path_factory, corpus):
     """(folder of the run, data section of the corpus it was trained on)."""
-    corpus = corpus_at(tmp_path_factory.mktemp("corpus"))
     return train_captioner(tmp_path_factory.mktemp("run"), corpus), corpus
 
 
 @pytest.fixture(scope="session")
-def dual_run(tmp_path_factory):
+def dual_run(tmp_path_factory, corpus):
     """The same of a dual encoder, with two checkpoints."""
-    corpus = corpus_at(tmp_path_factory.mktemp("corpus"))
     return train_dual(tmp_path_factory.mktemp("dual"), corpus), corpus

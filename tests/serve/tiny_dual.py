@@ -2,6 +2,8 @@
 
 from vidlang.train import stages
 
+# Verbs times colours times shapes of the corpus.
+CLASSES = 10 * 8 * 6
 TRANSFORMER = {"layers": 2, "width": 32, "heads": 4, "mlp": 32, "dtype": "float32"}
 
 
@@ -51,14 +53,14 @@ def train_dual(workdir, corpus, **options):
 
 
 def train_classifier(workdir, corpus):
-    """A run of two steps of a classifier of the same clips."""
-    config = recipe(corpus)
+    """A run of two steps of a classifier of events of the same clips."""
+    config = recipe({**corpus, "annotations": "classes"})
     (stage,) = config["stages"]
     stage |= {
-        "model": {"name": "classifier", "video": stage["model"]["video"], "heads": {"label": 3}},
+        "model": {"name": "classifier", "video": stage["model"]["video"], "heads": {"label": CLASSES}},
         "clip": {**stage["clip"], "text_length": 0, "fields": ("label",)},
         "tokenizer": "",
-        "objective": {"name": "classification", "heads": {"label": 3}},
+        "objective": {"name": "classification", "heads": {"label": CLASSES}},
         "evals": (),
     }
     stages.train(config, workdir)
