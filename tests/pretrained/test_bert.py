@@ -166,13 +166,9 @@ def test_layers_are_split_over_text_tower_and_fusion_encoder(folder):
     whole = fused_model(section, 2, 1)
     params = bert.place(bert.load(path), whole)
     settings = {name: value for name, value in whole.items() if name != "name"}
-    made = fusion.Model(**settings).init(
-        {"params": jax.random.key(0), "words": jax.random.key(1)},
-        np.zeros((1, 1, 16, 16, 3), np.uint8),
-        TEXT[:1],
-        train=False,
-    )
-    made = nn.unbox(made["params"])
+    keys, video = {"params": jax.random.key(0), "words": jax.random.key(1)}, np.zeros((1, 1, 16, 16, 3), np.uint8)
+    module = fusion.Model(**settings)
+    made = jax.eval_shape(lambda: nn.unbox(module.init(keys, video, TEXT[:1], train=False)["params"]))
     known, given = flatten_paths(made), flatten_paths(params)
     assert {name: x.shape for name, x in given.items()} == {name: known[name].shape for name in given}
     rest = {name.split("/")[0] for name in known if name not in given}
@@ -223,13 +219,6 @@ def test_tables_of_a_stage_may_have_more_words_and_fewer_positions(folder):
     assert float(jax.nn.softmax(words)[..., VOCAB:].max()) == 0.0
     shapes = bert.place(bert.shapes(path), whole)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), placed) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
-    assert bert.placed_section(section, whole)["text"] == {
-        **section["text"],
-        "vocab": 64,
-        "max_length": LENGTH,
-        "transformer": {**section["text"]["transformer"], "layers": 1},
-    }
-    assert bert.placed_section(section, whole)["fusion"] == {"layers": 2}
 
 
 def test_layers_that_do_not_add_up_are_refused(folder):

@@ -47,23 +47,19 @@ def place_text(params: Any, model: Mapping[str, Any]) -> Any:
     if fused:
         found[FUSION] = {"layers": _rows(layers, count, published)}
     if HEAD in params and _guesses(model):
-        head = params[HEAD]
-        found[HEAD] = {**head, "bias": _longer(head["bias"], text["vocab"], NEVER)}
+        found[HEAD] = _fit_head(params[HEAD], text)
     return found
 
 
-def placed_section(section: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """The published section as `place_text` puts it into a stage's `model` section."""
-    theirs, ours = section["text"], model["text"]
-    fused = _fusion_layers(model)
-    layers = theirs["transformer"]["layers"] - fused
-    text = {
-        **theirs,
-        "transformer": {**theirs["transformer"], "layers": layers},
-        "vocab": max(theirs["vocab"], ours["vocab"]),
-        "max_length": min(theirs["max_length"], ours["max_length"]),
-    }
-    return {**section, "text": text, **({"fusion": {"layers": fused}} if fused else {})}
+def place_words(params: Any, model: Mapping[str, Any]) -> Any:
+    """The parameters of a whole model with as many words and positions as a stage's `model` section counts."""
+    text = model.get("text")
+    if not isinstance(text, Mapping):
+        return params
+    found = {**params, TEXT: _fit_tables(dict(params[TEXT]), text)}
+    if HEAD in params:
+        found[HEAD] = _fit_head(params[HEAD], text)
+    return found
 
 
 def _fusion_layers(model: Mapping[str, Any]) -> int:
@@ -83,6 +79,10 @@ def _fit_tables(tower: dict[str, Any], text: Mapping[str, Any]) -> dict[str, Any
     tower["words"] = {"table": _longer(words, text["vocab"], 0.0)}
     tower["positions"] = _cut(positions, 0, most) if most < positions.shape[0] else positions
     return tower
+
+
+def _fit_head(head: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
+    return {**head, "bias": _longer(head["bias"], text["vocab"], NEVER)}
 
 
 def _longer(leaf: Any, rows: int, value: float) -> Any:

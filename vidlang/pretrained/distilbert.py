@@ -10,8 +10,8 @@ import numpy as np
 
 from vidlang.pretrained import _place
 from vidlang.pretrained._blocks import blocks, linear, norm
+from vidlang.pretrained._files import read_weights
 from vidlang.pretrained._names import Rule, need, read_config, to_params, to_shapes, to_tensors, without_prefix
-from vidlang.pretrained._safetensors import read_folder
 from vidlang.pretrained._texts import (
     activation_name,
     activation_of,
@@ -42,7 +42,6 @@ LAYER = {
 HEADS = "vocab_"
 
 place = _place.place_text
-placed_section = _place.placed_section
 
 
 def spec(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,14 +117,14 @@ def section(path: str | Path) -> dict[str, Any]:
 
 def shapes(path: str | Path) -> Any:
     """What `load` gives, as shapes; reads no numbers."""
-    tensors = without_prefix(read_folder(path), "distilbert.")
+    tensors = without_prefix(read_weights(path), "distilbert.")
     return to_shapes(tensors, _rules(section(path), _has_head(tensors)), left=LEFT)
 
 
 def load(path: str | Path) -> Any:
     """The parameters of a folder."""
     config = read_config(Path(path), TYPES)
-    return to_flax(read_folder(path), config)
+    return to_flax(read_weights(path), config)
 
 
 def _has_head(tensors: Mapping[str, np.ndarray]) -> bool:
