@@ -110,10 +110,12 @@ def test_what_is_in_itself_is_no_plain_value(tmp_path):
     ring, shared = [1], {"x": [1]}
     ring.append(ring)
     whole = {"model": {"a": torch.ones(1)}, "ring": ring, "twice": [shared, shared]}
-    for _ in range(40):  # a list of two lists of two lists ... which is small in the file
-        shared = {"x": [shared, shared]}
-    whole["many"] = shared["x"][0]["x"]
-    assert read_checkpoint(save(tmp_path / "x.pt", whole))[1] == {"twice": [{"x": [1]}, {"x": [1]}]}
+    many = [1]
+    for _ in range(30):  # a list of two lists of two lists ... which is small in the file, and in memory
+        many = [many, many]
+    _, plain = read_checkpoint(save(tmp_path / "x.pt", {**whole, "many": many}))
+    assert set(plain) == {"twice", "many"} and plain["twice"] == [{"x": [1]}, {"x": [1]}]
+    assert plain["many"][0] is plain["many"][1]
 
 
 def test_folders_of_either_kind_are_read(tmp_path):

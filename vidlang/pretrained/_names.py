@@ -161,7 +161,7 @@ def to_tensors(params: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     for rule in rules:
         leaf = np.asarray(leaves[rule.path])
         for place, name in enumerate(rule.names):
-            found[name] = np.ascontiguousarray(rule.back(leaf[place] if rule.layers else leaf))
+            found[name] = np.asarray(rule.back(leaf[place] if rule.layers else leaf), order="C")  # keeps a number one
     return found
 
 
