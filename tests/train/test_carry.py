@@ -229,3 +229,26 @@ def test_only_the_layers_that_get_an_attention_over_time_are_factorized():
     assert set(found["video_encoder"]["stack"]["layers"]) > set(like)
     assert set(found["text_encoder"]["stack"]["layers"]) == set(like)
     assert changes == ("video_encoder/stack/layers/time_* copied from attention",)
+
+
+def test_a_vocabulary_is_padded_and_texts_may_be_shorter():
+    rng = np.random.default_rng(0)
+    words, positions, bias = rng.normal(size=(90, 4)), rng.normal(size=(12, 4)), rng.normal(size=90)
+    given = {"text_encoder": {"words": {"table": words}, "positions": positions}, "word_head": {"bias": bias}}
+    given = jax.tree.map(jnp.asarray, given)
+
+    def like(rows, length):
+        shapes = {"words": {"table": jnp.ones((rows, 4))}, "positions": jnp.ones((length, 4))}
+        return {"text_encoder": shapes, "word_head": {"bias": jnp.ones(rows)}}
+
+    found, changes = carry(given, like(96, 7), None, None)
+    np.testing.assert_array_equal(found["text_encoder"]["words"]["table"][:90], given["text_encoder"]["words"]["table"])
+    assert not found["text_encoder"]["words"]["table"][90:].any() and not found["word_head"]["bias"][90:].any()
+    np.testing.assert_array_equal(found["text_encoder"]["positions"], given["text_encoder"]["positions"][:7])
+    assert "text_encoder/words/table (90, 4) -> (96, 4), 6 rows for no word" in changes and len(changes) == 3
+    shapes, said = carry(*jax.eval_shape(lambda: (given, like(96, 7))), None, None)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, found) and said == changes
+    # Another tokenizer, or longer texts than there are positions for, are the user's mistake.
+    for rows, length in [(129, 12), (88, 12), (90, 13)]:
+        same, nothing = carry(given, like(rows, length), None, None)
+        assert nothing == () and jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, given)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,18 @@ TOWER = ("heads", "norm", "activation", "epsilon", "causal")
 PARTS = {"video": "video_encoder", "text": "text_encoder"}
 
 
-def check_towers(given: Mapping[str, Any], published: Mapping[str, Any], folder: Path, into: str = "") -> None:
-    """ValueError that lists where the towers of two `model` sections differ, of those that `into` takes."""
-    problems = []
+def check_towers(
+    given: Mapping[str, Any],
+    published: Mapping[str, Any],
+    folder: Path,
+    into: str = "",
+    allowed: Sequence[str] = (),
+) -> None:
+    """ValueError that lists where the towers of two `model` sections differ, of those that `into` takes.
+
+    allowed: patterns of settings that differ on purpose, as AVION's activation does from that of CLIP's weights.
+    """
+    problems: list[str] = []
     for name, part in PARTS.items():
         mine, theirs = given.get(name), published.get(name)
         if into.split("/")[0] not in ("", part) or not isinstance(mine, Mapping) or not isinstance(theirs, Mapping):
@@ -47,8 +57,12 @@ def check_towers(given: Mapping[str, Any], published: Mapping[str, Any], folder:
                 for field in ("mean", "std")
                 if not np.allclose(_three(mine, field), _three(theirs, field), atol=1e-3)
             ]
+    problems = [each for each in problems if not any(re.search(pattern, each.split(" ")[0]) for pattern in allowed)]
     if problems:
-        raise ValueError(f"the model is not that of the weights in {folder}: {'; '.join(problems)}; give theirs")
+        raise ValueError(
+            f"the model is not that of the weights in {folder}: {'; '.join(problems)}; give theirs, or name the "
+            "setting in the stage's init_allow"
+        )
 
 
 def _three(tower: Mapping[str, Any], field: str) -> tuple[float, ...]:

@@ -8,11 +8,12 @@ report as it always did. How tables grow is said by the model: `extend_positions
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vidlang.core.config import call
 from vidlang.core.sharding import Mesh, replicated
@@ -25,6 +26,10 @@ from vidlang.ops.relative import resize_table
 from vidlang.ops.tubelets import Size3
 from vidlang.train import build
 from vidlang.train.step import Fields, with_video
+
+# What has a row for each word, of which a model may have some more, up to a multiple of this; and a text's positions.
+WORDS, PADDED = ("text_encoder/words/table", "word_head/bias"), 128
+TEXT_POSITIONS = "text_encoder/positions"
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,10 @@ def published(section: Mapping[str, Any], clip_THW: Size3) -> Tower:
 
 def carry(params: Any, target: Any, before: Tower | None, here: Tower | None) -> tuple[Any, tuple[str, ...]]:
     """(the parameters as this stage's model has them, what was changed), from arrays or shapes."""
-    if before is None or here is None:
-        return params, ()
-    changes: list[str] = []
     wanted = flatten_paths(target)
+    params, changes = _fit_texts(params, wanted)
+    if before is None or here is None:
+        return params, tuple(changes)
     gates = [name for name in wanted if name.rsplit("/", 1)[-1] == GATE and name not in flatten_paths(params)]
     if gates:
         params = _factorized(params, gates)
@@ -123,6 +128,38 @@ def _factorized(params: Any, gates: Sequence[str], prefix: str = "") -> Any:
     if f"{prefix}{GATE}" in gates:
         return factorize_params(params)
     return {name: _factorized(value, gates, f"{prefix}{name}/") for name, value in params.items()}
+
+
+def _fit_texts(params: Any, wanted: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """The parameters with as many words, and as many positions in a text, as the model has, where it may differ.
+
+    A vocabulary is padded to a number that divides well, with words that no tokenizer gives, and a text tower may be
+    for shorter texts than the published one.
+    """
+    changes: list[str] = []
+
+    def fit(path: Sequence[Any], leaf: Any) -> Any:
+        name = path_name(path)
+        to = wanted.get(name)
+        if to is None or leaf.ndim == 0 or leaf.shape[1:] != to.shape[1:] or leaf.shape == to.shape:
+            return leaf
+        had, rows = leaf.shape[0], to.shape[0]
+        if name.endswith(WORDS) and had < rows <= -(-had // PADDED) * PADDED:
+            found = _shaped(leaf, lambda x: jnp.pad(x, ((0, rows - had), *[(0, 0)] * (leaf.ndim - 1))))
+            what = f"{rows - had} rows for no word"
+        elif name.endswith(TEXT_POSITIONS) and rows < had:
+            found, what = _shaped(leaf, lambda x: x[:rows]), "the first"
+        else:
+            return leaf
+        changes.append(f"{name} {tuple(leaf.shape)} -> {tuple(found.shape)}, {what}")
+        return found
+
+    return jax.tree_util.tree_map_with_path(fit, params), changes
+
+
+def _shaped(leaf: Any, change: Callable[[jax.Array], jax.Array]) -> Any:
+    """The change of an array, or of a shape."""
+    return jax.eval_shape(change, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else change(leaf)
 
 
 def _image_stems(params: Any, wanted: Mapping[str, Any], prefix: str = "") -> tuple[Any, list[str]]:

@@ -202,7 +202,7 @@ def _check_origins(recipe: Recipe, index: int, params: Any, known: Sequence[Any]
             folder, step = find_checkpoint(origin.path)
             sources.append((f"step {step} of {folder}", params_shapes(folder, step), tower_of(folder, step, stage)))
         elif isinstance(origin, Weights):
-            origin.check(stage.model)
+            origin.check(stage.model, stage.init_allow)
             sources.append((str(origin), origin.shapes(stage.model), tower_of_weights(origin)))
         elif known[origin.index] is not None:
             before = recipe.stages[origin.index]

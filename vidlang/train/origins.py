@@ -41,10 +41,11 @@ class Weights:
     def __str__(self) -> str:
         return f"{self.family} weights {self.path}" + (f" as {self.into}" if self.into else "")
 
-    def check(self, model: Mapping[str, Any]) -> None:
+    def check(self, model: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
         """ValueError where the family is unknown, the folder is not there, or the model would compute otherwise.
 
-        model: the section of the stage, whose parts have the settings that the weights are used with.
+        model: the section of the stage, whose parts have the settings that the weights are used with. allowed: the
+        stage's `init_allow`, in which settings that differ on purpose are named, as "video.transformer.activation".
         """
         if not self._folder.exists():
             raise ValueError(f"there is no {self.path}, where {self.family} weights should be; see docs/pretrained.md")
@@ -52,7 +53,7 @@ class Weights:
             if isinstance(settings := model.get(self.into or part), Mapping):
                 self._module.check(self._folder, settings)
         else:
-            check_towers(model, self._module.section(self._folder), self._folder, self.into)
+            check_towers(model, self._module.section(self._folder), self._folder, self.into, allowed)
 
     def shapes(self, model: Mapping[str, Any]) -> Any:
         """What `load` gives, as shapes; ValueError where the files are not whole."""
