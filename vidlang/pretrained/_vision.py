@@ -265,6 +265,12 @@ def layers(
     return rules, fixed
 
 
+def without_bias(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    """The attention's maps without a bias, for `layers`, where config.json says that they have none."""
+    ends = ("/query", "/key", "/value")
+    return {} if config.get("qkv_bias", True) else {part: "" for part in names if part.endswith(ends)}
+
+
 def no_time(width: int) -> Fixed:
     """An image's position in time."""
     return Fixed(

@@ -191,8 +191,7 @@ def _table(config: Mapping[str, Any]) -> Table:
     height, width = _vision.pair(config["image_size"], "image_size")
     places = (height // tubelet[1]) * (width // tubelet[2])
     positions, fused = _vision.cls_and_places(names["positions"], f"{HERE}/spatial", places, s.width)
-    biases = {} if config.get("qkv_bias", True) else {f"attention/{part}": "" for part in ("query", "key", "value")}
-    rules, fixed = _vision.layers(layer, s, biases)
+    rules, fixed = _vision.layers(layer, s, _vision.without_bias(config, layer))
     rules += [
         _vision.token(f"{HERE}/cls", names["cls"], s.width),
         *_vision.stem(names["patch"], tubelet, s.width, flat=True),
