@@ -97,9 +97,21 @@ def test_out_and_in_again_is_bitwise_the_same(published):
     assert all(name.endswith("relative_position_index") or "predictions.decoder" in name for name in left)
     for name, tensor in tensors.items():
         np.testing.assert_allclose(tensor, state[name], rtol=1e-6 if name == "temp" else 0)
-    # A number at which float32 would not find back, and key biases, which change nothing.
-    other = {**params, "log_scale": np.float32(2.6592599)}
-    assert_same_trees(svitt.to_flax(svitt.from_flax(other, config), config), other)
+    assert_same_trees(svitt.to_flax(tensors, config), params)
+    # A key's bias changes nothing, and is no part of what is written.
+    other = jax.tree.map(np.copy, params)
+    other["video_encoder"]["stack"]["layers"]["attention"]["key"]["bias"][:] = 1
+    assert {name: x.tobytes() for name, x in svitt.from_flax(other, config).items()} == {
+        name: x.tobytes() for name, x in tensors.items()
+    }
+
+
+def test_temperatures_come_back_bitwise_the_same(published):
+    params = svitt.load(published[1])
+    config = svitt.measure({name: tensor.numpy() for name, tensor in published[0].state_dict().items()})
+    for scale in np.linspace(0.7, 6.9, 40, dtype=np.float32):
+        tensors = svitt.from_flax({**params, "log_scale": scale}, config)
+        assert svitt.to_flax(tensors, config)["log_scale"] == scale
 
 
 def test_a_model_for_retrieval_has_no_head_of_words(published):

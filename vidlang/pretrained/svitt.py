@@ -20,11 +20,12 @@ from vidlang.core.config import call
 from vidlang.nn.cross_attention import fusion_spec
 from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.relative import SPECIAL
-from vidlang.pretrained import _place, bert
+from vidlang.pretrained import _place, _vision, beit, bert
 from vidlang.pretrained._blocks import blocks, linear, norm
 from vidlang.pretrained._files import read_checkpoint
 from vidlang.pretrained._names import Renamed, Rule, Turn, same, to_params, to_shapes, to_tensors
 from vidlang.pretrained._texts import check_tied, text_of
+from vidlang.pretrained._vision import HERE, LAYERS
 
 EPSILON = 1e-12
 # BERT's heads are all this wide; BEiT's number of heads is that of its tables.
@@ -52,16 +53,6 @@ HEAD = "text_encoder.cls.predictions."
 TIED = {
     f"{HEAD}decoder.weight": "text_encoder.embeddings.word_embeddings.weight",
     f"{HEAD}decoder.bias": f"{HEAD}bias",
-}
-VISION_LAYER = {
-    "attention/query": "attention.attention.query",
-    "attention/key": "attention.attention.key",
-    "attention/value": "attention.attention.value",
-    "attention/out": "attention.output.dense",
-    "attention_norm": "layernorm_before",
-    "mlp_in": "intermediate.dense",
-    "mlp_out": "output.dense",
-    "mlp_norm": "layernorm_after",
 }
 CROSS = {
     ours.replace("attention", "cross_attention", 1): theirs.replace("attention", "crossattention", 1)
@@ -246,29 +237,18 @@ def _rules(config: Mapping[str, Any]) -> list[Rule]:
 
 def _vision_rules(config: Mapping[str, Any], transformer: Mapping[str, Any]) -> list[Rule]:
     s = call(TransformerSpec, transformer, what="video.transformer")
-    here, there, width = "video_encoder", "vision_encoder", s.width
-    patch, rows = config["patch"], _rows(config["frames"], config["side"])
-    layer = {ours: f"{there}.encoder.layer.{{}}.{theirs}" for ours, theirs in VISION_LAYER.items()}
-    table = TABLE.replace(".0.", ".{}.")
+    there, patch, rows = "vision_encoder", config["patch"], _rows(config["frames"], config["side"])
     rules = [
-        Rule(f"{here}/cls", f"{there}.embeddings.cls_token", (width,), 0, _flat, lambda x: x.reshape(1, 1, -1)),
-        Rule(
-            f"{here}/patch/kernel",
-            f"{there}.embeddings.patch_embeddings.projection.weight",
-            (1, patch, patch, 3, width),
-            0,
-            lambda x: x.transpose(2, 3, 1, 0)[None],
-            lambda x: x[0].transpose(3, 2, 0, 1),
-        ),
-        Rule(f"{here}/patch/bias", f"{there}.embeddings.patch_embeddings.projection.bias", (width,)),
-        Rule(f"{here}/stack/layers/attention/relative", table, (rows, s.heads), s.layers),
-        *blocks(f"{here}/stack/layers", layer, s),
-        *norm(f"{here}/norm", "vision_layernorm", width),
-        *norm(f"{here}/pooled_norm", f"{there}.pooler.layernorm", width),
+        _vision.token(f"{HERE}/cls", f"{there}.embeddings.cls_token", s.width),
+        *_vision.stem(f"{there}.embeddings.patch_embeddings.projection", (1, patch, patch), s.width, flat=True),
+        *blocks(LAYERS, {ours: f"{there}.{theirs}" for ours, theirs in beit.LAYER.items()}, s),
+        Rule(f"{LAYERS}/attention/relative", TABLE.replace(".0.", ".{}."), (rows, s.heads), s.layers),
+        *norm(f"{HERE}/norm", "vision_layernorm", s.width),
+        *norm(f"{HERE}/pooled_norm", f"{there}.pooler.layernorm", s.width),
     ]
     for part, number in (("attention", 1), ("mlp", 2)) if config["layer_scale"] else ():
         name = f"{there}.encoder.layer.{{}}.lambda_{number}"
-        rules.append(Rule(f"{here}/stack/layers/{part}_scale/scale", name, (width,), s.layers))
+        rules.append(Rule(f"{LAYERS}/{part}_scale/scale", name, (s.width,), s.layers))
     return rules
 
 
@@ -302,10 +282,6 @@ def _shape(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[int
     if len(shape := tuple(tensors[name].shape)) != axes:
         raise ValueError(f"the tensor {name} is {shape}; it has {axes} axes in SViTT and Singularity")
     return shape
-
-
-def _flat(x: np.ndarray) -> np.ndarray:
-    return x.reshape(-1)
 
 
 def _log_scale(x: np.ndarray) -> np.ndarray:
