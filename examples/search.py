@@ -1,22 +1,23 @@
-"""Search the clips a run was evaluated on with a sentence of your own.
+"""Search the clips that a run was evaluated on with a sentence of your own.
 
-.venv/bin/python examples/search.py runs/demo "a red circle slides left then a blue square spins"
+python examples/search.py runs/demo "a red circle slides left then a blue square spins"
 """
 
 import sys
 
 import numpy as np
 
-from vidlang.serve.search import embed_evaluation
+import vidlang
+from vidlang.serve.search import evaluation_clips
 
 
-def main(workdir: str, query: str) -> None:
+def main(run: str, query: str) -> None:
     """Prints the five clips that fit best, with their score, place and caption."""
-    clips = embed_evaluation(workdir, queries=[query])
-    scores = clips.video_NE @ clips.query_QE[0]
-    for position in np.argsort(-scores)[:5]:
-        clip = clips.table.row(int(clips.rows[position]))
-        print(f"{scores[position]:.3f}  {clip['video']} {clip['start']:.1f}-{clip['end']:.1f} s  {clip['texts'][0]}")
+    model, clips = vidlang.load(run), evaluation_clips(run)  # or clips = a list of video files
+    score_N = model.similarity(clips, [query], progress=True)[:, 0]
+    for row in np.argsort(-score_N)[:5].tolist():
+        clip = clips.row(row)
+        print(f"{score_N[row]:.3f}  {clip['video']} {clip['start']:.1f}-{clip['end']:.1f} s  {clip['texts'][0]}")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ import pytest
 import vidlang
 from tests.serve.tiny_captioner import write_video
 from vidlang.data.chunks import open_store
+from vidlang.data.clips import ClipTable
 from vidlang.data.crops import choose_crop
 from vidlang.data.frames import choose_times
 from vidlang.data.stores.adopt import adopt
 from vidlang.serve.loaded import _rows
+from vidlang.serve.search import embed_evaluation, evaluation_clips
 from vidlang.train.evaluate import restore_model
 
 TEXTS = ["a red circle slides left", "a blue square", "spins"]
@@ -253,3 +255,25 @@ def test_options_that_cannot_be_are_refused(dual_run, options, message):
 def test_importing_vidlang_imports_no_jax():
     code = "import sys, vidlang; assert callable(vidlang.load); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_table_of_clips_is_embedded_as_the_evaluation_does_it(loaded, dual_run):
+    clips = embed_evaluation(dual_run[0])
+    table = evaluation_clips(dual_run[0])
+    np.testing.assert_allclose(loaded.embed_video(table), clips.video_NE, atol=1e-6)
+    np.testing.assert_allclose(loaded.embed_text(clips.texts()), clips.text_NE, atol=1e-6)
+    with pytest.raises(ValueError, match="no evaluation 'test'; it has: val"):
+        evaluation_clips(dual_run[0], "test")
+
+
+def test_clips_of_a_table_that_cannot_be_read_are_named(loaded, dual_run):
+    table = evaluation_clips(dual_run[0])
+    columns = {name: list(table.column(name))[:3] for name in ("video", "start", "end", "texts")}
+    whole = loaded.embed_video(ClipTable.from_columns(columns, store=table.store))
+    columns["start"][1], columns["end"][1] = 1000.0, 1001.0
+    broken = ClipTable.from_columns(columns, store=table.store)
+    with pytest.raises(ValueError, match=r"clip 1 \(\S+, 1000.00 to 1001.00 s\) cannot be read: it is beyond"):
+        loaded.embed_video(broken)
+    found = loaded.embed_video(broken, unreadable="nan")
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], atol=1e-6)

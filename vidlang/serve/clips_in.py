@@ -1,4 +1,4 @@
-"""What people have of videos, files or arrays of frames, as batches of clips that a model can be called with."""
+"""What people have of videos, as batches of clips that a model can be called with: files, frames, tables of clips."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
+from vidlang.data.broken import describe
 from vidlang.data.clips import ClipTable
 from vidlang.data.crops import choose_crop
 from vidlang.data.cutting.inputs import find_inputs
@@ -43,16 +44,22 @@ class Batch:
 
 @dataclass
 class Videos:
-    """Some videos in the order given; `unreadable` says why of those, by place, that could not be read."""
+    """Some videos in the order given; `unreadable` says why of those, by place, that could not be read.
+
+    table: clips of a store in place of videos.
+    """
 
     given: list[Path | np.ndarray]
+    table: ClipTable | None = None
     unreadable: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.given)
+        return len(self.given) if self.table is None else len(self.table)
 
     def name(self, place: int) -> str:
         """How messages call one of them."""
+        if self.table is not None:
+            return describe(self.table, place)
         return str(self.given[place]) if isinstance(self.given[place], Path) else f"video {place}"
 
     def require_readable(self) -> None:
@@ -64,7 +71,9 @@ class Videos:
 
 
 def read_videos(given: Any) -> Videos:
-    """What a user calls videos: a path, frames [T, H, W, 3] or [B, T, H, W, 3], or a list of paths and frames."""
+    """What a user calls videos: a path, frames [T, H, W, 3] or [B, T, H, W, 3], a list of these, a table of clips."""
+    if isinstance(given, ClipTable):
+        return Videos([], given)
     if isinstance(given, np.ndarray) and given.ndim == 5:
         given = list(given)
     items = [given] if isinstance(given, str | Path | np.ndarray) else list(given)
@@ -95,7 +104,10 @@ def batches(
     arrays = [place for place, item in enumerate(videos.given) if isinstance(item, np.ndarray)]
     paths = [place for place, item in enumerate(videos.given) if isinstance(item, Path)]
     done = set[int]()
-    for batch in itertools.chain(_of_arrays(videos, arrays, spec, rows), _of_files(videos, paths, spec, rows, workers)):
+    parts = [_of_arrays(videos, arrays, spec, rows), _of_files(videos, paths, spec, rows, workers)]
+    if videos.table is not None:
+        parts = [_of_table(videos, videos.table, np.arange(len(videos)), spec, rows, workers)]
+    for batch in itertools.chain(*parts):
         yield batch
         done |= set(batch.index_V.tolist())
         if progress is not None:

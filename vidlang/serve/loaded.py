@@ -40,11 +40,11 @@ Labelled = list[tuple[str, float]]
 class Loaded:
     """A model with its parameters and all that it needs to see videos and read texts.
 
-    Videos are a path, frames as uint8 [T, H, W, 3], several as [B, T, H, W, 3], or a list of paths and frames. Of each,
-    the method gives one result, in the order given. Options that all methods of videos have: width, a preset of widths
-    ("d-384"), one width for all layers, or one a layer; frames, how many of each video, where not the model's own;
-    batch_size, most clips at a time; workers, processes that decode; progress, True for a line every few seconds, or a
-    function of (done, total); unreadable, "error" or "nan", for files that cannot be decoded.
+    Videos are a path, frames as uint8 [T, H, W, 3], several as [B, T, H, W, 3], a list of paths and frames, or a table
+    of clips. Of each, a method gives one result, in the order given. Options that all methods of videos have: width, a
+    preset of widths ("d-384"), one width for all layers, or one a layer; frames, how many of each video, where not the
+    model's own; batch_size, most clips at a time; workers, processes that decode; progress, True for a line every few
+    seconds, or a function of (done, total); unreadable, "error" or "nan", for files that cannot be decoded.
     """
 
     def __init__(self, about: About, params: Any, tokenizer: Tokenizer | None, mesh: Mesh) -> None:

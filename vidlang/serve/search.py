@@ -54,6 +54,16 @@ def clip_frames(table: ClipTable, row: int, *, count: int, height: int) -> np.nd
     return store.decode(clip["video"], times_T, crop, (height, width))
 
 
+def evaluation_clips(workdir: str | Path, prefix: str = "") -> ClipTable:
+    """The table of the evaluation called `prefix`, of the run's last stage; of its first evaluation if not given."""
+    evals = read_recipe(read_config(workdir)).stages[-1].evals
+    fitting = [evaluation for evaluation in evals if prefix in ("", evaluation.prefix)]
+    if not fitting:
+        known = ", ".join(evaluation.prefix for evaluation in evals) or "none"
+        raise ValueError(f"{workdir} has no evaluation {prefix!r}; it has: {known}")
+    return build.table(fitting[0].data, "data of an evaluation")
+
+
 def embed_evaluation(workdir: str | Path, prefix: str = "val", *, queries: Sequence[str] = ()) -> EmbeddedClips:
     """Embeds the table of the evaluation called `prefix`, and `queries`, with the run's newest checkpoint."""
     model, params, stage = restore_model(workdir)

@@ -1,0 +1,43 @@
+"""launch.convert: a run becomes a portable folder, whole or cut, and mistakes are sentences."""
+
+import numpy as np
+import pytest
+
+import vidlang
+from tests.serve.tiny_captioner import corpus_at
+from tests.serve.tiny_dual import train_dual
+
+VIDEO_BTHWC = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_dual(tmp_path_factory.mktemp("run"), corpus_at(tmp_path_factory.mktemp("corpus")))
+
+
+def test_a_run_becomes_a_portable_folder_and_that_a_smaller_one(launch, run, tmp_path):
+    whole, small = tmp_path / "whole", tmp_path / "small"
+    done = launch("launch.convert", "--from=run", f"--path={run}", "--to=portable", f"--out={whole}", "--step=1")
+    assert done.code == 0, done.err
+    assert "dual_encoder" in done.out and "MB" in done.out
+    first = vidlang.load(run, step=1)
+    np.testing.assert_array_equal(vidlang.load(whole).embed_video(VIDEO_BTHWC), first.embed_video(VIDEO_BTHWC))
+    done = launch("launch.convert", "--from=portable", f"--path={whole}", f"--out={small}", "--widths=d-384")
+    assert done.code == 0, done.err
+    found = vidlang.load(small).embed_video(VIDEO_BTHWC)
+    np.testing.assert_allclose(found, first.embed_video(VIDEO_BTHWC, width="d-384"), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--from=runs", "--to=portable"), "--from is 'runs' (did you mean 'run'?); it is one of run, portable"),
+        (("--from=run", "--to=portabel"), "--to is 'portabel' (did you mean 'portable'?)"),
+        (("--from=run", "--widths=d-100"), "unknown preset of widths 'd-100'"),
+        (("--from=gpt2",), "this family reads gpt2"),
+    ],
+)
+def test_mistakes_are_sentences(launch, run, tmp_path, arguments, message):
+    done = launch("launch.convert", f"--path={run}", f"--out={tmp_path / 'out'}", *arguments)
+    assert done.code == 2 and message in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()
