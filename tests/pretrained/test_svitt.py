@@ -161,16 +161,6 @@ def test_what_is_not_known_is_refused(published):
         svitt.measure({**state, "text_encoder.embeddings.LayerNorm.bias": np.ones(128)})
 
 
-def test_a_stage_may_have_more_words(published):
-    path = published[1]
-    params, section = svitt.load(path), svitt.section(path)
-    placed = svitt.place(params, {**section, "text": {**section["text"], "vocab": 64, "max_length": 12}})
-    assert placed["text_encoder"]["words"]["table"].shape == (64, 128)
-    assert placed["word_head"]["bias"].shape == (64,)
-    assert placed["text_encoder"]["positions"].shape == (12, 128)
-    assert placed["fusion_encoder"] is params["fusion_encoder"]
-
-
 def base():
     """The sizes of the published model."""
     config = {"frames": 4, "side": 14, "patch": 16, "vision_layers": 12, "vision_width": 768, "vision_heads": 12}

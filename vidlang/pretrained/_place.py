@@ -10,22 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from vidlang.models.fusion import Words
 
 TEXT, FUSION, HEAD = "text_encoder", "fusion_encoder", "word_head"
 # Models that read the video through a fusion encoder, whose section has a default.
 FUSED = ("fusion", "question_answering")
-# What a word that no text has is guessed with: never.
-NEVER = -1e4
 
 
 def place_text(params: Any, model: Mapping[str, Any]) -> Any:
     """The parameters of a text encoder where a stage's `model` section has them; from arrays, or from shapes.
 
-    Words that only this model counts (to make a table that devices can share) get rows of zeros and are never guessed;
-    positions that it does not count are left out. The word head goes only where there is one.
+    What guesses words goes only where the model guesses some.
     """
     text = model.get("text")
     if not isinstance(text, Mapping):
@@ -33,7 +29,7 @@ def place_text(params: Any, model: Mapping[str, Any]) -> Any:
             "a text encoder goes into a model with a section text, which this stage's model lacks; leave it out of "
             "init_from, or choose a model with texts"
         )
-    tower = _fit_tables(dict(params[TEXT]), text)
+    tower = params[TEXT]
     layers, count, fused = tower["stack"]["layers"], text["transformer"]["layers"], _fusion_layers(model)
     published = jax.tree.leaves(layers, is_leaf=_is_leaf)[0].shape[0]
     if count + fused != published:
@@ -47,18 +43,7 @@ def place_text(params: Any, model: Mapping[str, Any]) -> Any:
     if fused:
         found[FUSION] = {"layers": _rows(layers, count, published)}
     if HEAD in params and _guesses(model):
-        found[HEAD] = _fit_head(params[HEAD], text)
-    return found
-
-
-def place_words(params: Any, model: Mapping[str, Any]) -> Any:
-    """The parameters of a whole model with as many words and positions as a stage's `model` section counts."""
-    text = model.get("text")
-    if not isinstance(text, Mapping):
-        return params
-    found = {**params, TEXT: _fit_tables(dict(params[TEXT]), text)}
-    if HEAD in params:
-        found[HEAD] = _fit_head(params[HEAD], text)
+        found[HEAD] = params[HEAD]
     return found
 
 
@@ -74,32 +59,13 @@ def _guesses(model: Mapping[str, Any]) -> bool:
     return model.get("name") == "fusion" and bool(words.rate or model.get("captions"))
 
 
-def _fit_tables(tower: dict[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
-    words, positions, most = tower["words"]["table"], tower["positions"], text["max_length"]
-    tower["words"] = {"table": _longer(words, text["vocab"], 0.0)}
-    tower["positions"] = _cut(positions, 0, most) if most < positions.shape[0] else positions
-    return tower
-
-
-def _fit_head(head: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
-    return {**head, "bias": _longer(head["bias"], text["vocab"], NEVER)}
-
-
-def _longer(leaf: Any, rows: int, value: float) -> Any:
-    """With more rows behind, if `rows` are more."""
-    more = rows - leaf.shape[0]
-    if more <= 0:
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
-    return np.concatenate([np.asarray(leaf), np.full((more, *leaf.shape[1:]), value, leaf.dtype)])
-
-
 def _rows(tree: Any, start: int, stop: int) -> Any:
     return jax.tree.map(lambda leaf: _cut(leaf, start, stop), tree, is_leaf=_is_leaf)
 
 
 def _cut(leaf: Any, start: int, stop: int) -> Any:
+    if stop - start == leaf.shape[0]:  # which may still be in its files
+        return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct((stop - start, *leaf.shape[1:]), leaf.dtype)
     return leaf[start:stop]

@@ -20,7 +20,7 @@ from vidlang.core.config import call
 from vidlang.nn.cross_attention import fusion_spec
 from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.relative import SPECIAL
-from vidlang.pretrained import _place, _vision, beit, bert
+from vidlang.pretrained import _vision, beit, bert
 from vidlang.pretrained._blocks import blocks, linear, norm
 from vidlang.pretrained._files import read_checkpoint
 from vidlang.pretrained._names import Renamed, Rule, Turn, same, to_params, to_shapes, to_tensors
@@ -60,8 +60,6 @@ CROSS = {
     if ours.startswith("attention")
 }
 KEY_BIAS = re.compile(r"vision_encoder\.encoder\.layer\.\d+\.attention\.attention\.key\.bias")
-
-place = _place.place_words
 
 
 def measure(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
