@@ -163,6 +163,24 @@ def test_projections_are_what_their_sections_say(params: Any) -> None:
         np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=-1, keepdims=True), atol=1e-4)
 
 
+def test_a_tower_as_wide_as_the_joint_space_may_have_no_projection(params: Any) -> None:
+    width = CONFIG["video"]["transformer"]["width"]
+    model = make(video_projection={"identity": True}, embed=width)
+    wanted = nn.unbox(shapes(model)["params"])
+    assert "video_projection" not in wanted and wanted["text_projection"]["kernel"].shape[-1] == width
+    kept = {name: leaf for name, leaf in params["params"].items() if not name.endswith("_projection")}
+    kept |= {"text_projection": {"kernel": jnp.ones(wanted["text_projection"]["kernel"].shape)}}
+
+    def towers(model: Model) -> tuple[jax.Array, jax.Array]:
+        return model.video_encoder(VIDEO, train=False).pooled_BD, model.embed_video(VIDEO)
+
+    pooled_BD, found = jax.jit(lambda p: model.apply(p, method=towers))({"params": kept})
+    np.testing.assert_allclose(found, unit(pooled_BD), atol=1e-6)
+    narrow = functools.partial(model.apply, method="embed_video", dials=Dials(widths=(width // 2,)))
+    with pytest.raises(ValueError, match=f"takes {width} channels, and the dial widths leaves {width // 2}"):
+        jax.eval_shape(narrow, {"params": kept}, VIDEO)
+
+
 def test_fixed_temperature_is_no_parameter() -> None:
     model = make(temperature={"init": 0.05, "max_scale": 100.0, "learnable": False})
     assert "log_scale" not in shapes(model)["params"]
@@ -185,6 +203,7 @@ def test_zero_rows_have_no_direction_and_finite_gradients() -> None:
         ({"temperature": CONFIG["temperature"] | {"init": 0.001}}, "temperature.init is 0.001 and max_scale 100"),
         ({"temperature": CONFIG["temperature"] | {"min_scale": 15.0}}, r"must lie in \[15.0, 100.0\]"),
         ({"text_projection": {"activation": "rleu"}}, "text_projection.activation is 'rleu'; it is one of none, gelu"),
+        ({"video_projection": {"identity": True}}, r"identity is for towers as wide as model.embed, .* embed 6"),
         ({"video_projection": {"biased": True}}, "model.video_projection has an unknown key 'biased'"),
     ],
 )

@@ -194,6 +194,11 @@ def test_frames_have_no_cls_token_of_the_clip() -> None:
         ("clip", {"cls": False}, "pool 'cls' takes the normalised cls token"),
         ("clip", {"norm_pooled": True}, "pool 'cls' takes the normalised cls token"),
         ("clip", {"final_norm": False}, "pool 'cls' takes the normalised cls token"),
+        (
+            "egovlp",
+            {"stem_epsilon": 1e-5},
+            "stem_epsilon is 1e-05; it is a positive number, of the norm that norm_stem",
+        ),
         ("egovlp", {"pooled_epsilon": 1e-5}, "pooled_epsilon is 1e-05; it is a positive number, of the norm that"),
         ("egovlp", {"positions": "joint", "image_patch": (8, 8)}, "'joint' is one table for all places of a clip"),
         ("egovlp", {"positions": "joint", "transformer": SIZES | {"layout": "frames"}}, "'joint' is one table for all"),

@@ -84,6 +84,17 @@ def test_order_of_words_matters(params: Any) -> None:
     assert np.abs(encode(model, params, TEXT).pooled_BD[0] - encode(model, params, swapped).pooled_BD[0]).max() > 1e-3
 
 
+def test_padding_that_is_a_word_is_read_as_that_word(params: Any) -> None:
+    """SigLIP's texts: everything is attended to, and the last token is that in the last place."""
+    written = jnp.where(not_padding(TEXT), TEXT, 4)
+    found = encode(make("eos").clone(pad_word=4), params, TEXT)
+    assert found.valid_BL.all()
+    np.testing.assert_allclose(found.tokens_BLD, encode(make("eos"), params, written).tokens_BLD, atol=1e-5)
+    np.testing.assert_array_equal(found.pooled_BD, found.tokens_BLD[:, -1])
+    zero = encode(make("mean").clone(pad_word=0), params, TEXT)  # SigLIP 2's, which is a word too
+    assert zero.valid_BL.all() and np.abs(zero.tokens_BLD - encode(make("mean"), params, TEXT).tokens_BLD).max() > 1e-3
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_who_sees_whom(causal: bool, params: Any) -> None:
     changed = TEXT.at[0, 3].set(11)
@@ -101,6 +112,8 @@ def test_who_sees_whom(causal: bool, params: Any) -> None:
         (make("mean"), jnp.ones(4, jnp.int32), r"integer ids .* shape \(4,\)"),
         (make("max"), TEXT, "pool is 'max'; it is one of cls, eos, mean"),
         (make("cls", causal=True), TEXT, "'cls' takes the first token"),
+        (make("mean").clone(pad_word=12), TEXT, "pad_word is 12; it is an id below the vocabulary's 12, or None"),
+        (make("mean").clone(pad_word=True), TEXT, "pad_word is True"),
         (make("mean", deep=3), TEXT, "text.transformer has an unknown key 'deep'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -45,7 +46,8 @@ class Model(video_model.WithVideoEncoder):
 
     video, text: the attributes of those models. embed: size of the joint space. temperature: the keys of
     `temperature.Temperature`. video_projection, text_projection: of the linear maps into the joint space, bias (False
-    unless said) and activation, by what their input passes before: EgoVLP's text has "relu".
+    unless said) and activation, by what their input passes before: EgoVLP's text has "relu". identity: there is no map,
+    for the tower's width is that of the joint space (SigLIP's images).
     """
 
     text: Mapping[str, Any]
@@ -127,13 +129,29 @@ class Model(video_model.WithVideoEncoder):
 def projection(name: str, section: Mapping[str, Any], width: int, embed: int) -> Callable[[jax.Array], jax.Array]:
     """The linear map of this name into the joint space, and what its section puts before it."""
 
-    def build(bias: bool = False, activation: str = "none") -> Callable[[jax.Array], jax.Array]:
+    def build(bias: bool = False, activation: str = "none", identity: bool = False) -> Callable[[jax.Array], jax.Array]:
+        if identity:
+            if bias or activation != "none" or width != embed:
+                raise ValueError(
+                    f"model.{name}.identity is for towers as wide as model.embed, without bias and activation; found "
+                    f"width {width} and embed {embed}: leave it out, or make them equal"
+                )
+            return functools.partial(_same, name, embed)
         if activation not in (known := ("none", *ACTIVATIONS)):
             raise ValueError(f"model.{name}.activation is {activation!r}; it is one of {', '.join(known)}")
         linear = Linear((width,), (embed,), ("embed", "joint"), jnp.float32, bias=bias, name=name)
         return linear if activation == "none" else lambda x_BD: linear(ACTIVATIONS[activation](x_BD))
 
     return call(build, section, what=f"model.{name}")
+
+
+def _same(name: str, embed: int, x_BD: jax.Array) -> jax.Array:
+    if x_BD.shape[-1] != embed:
+        raise ValueError(
+            f"model.{name}.identity takes {embed} channels, and the dial widths leaves {x_BD.shape[-1]}; leave it out, "
+            "or run the last layer at its full width"
+        )
+    return x_BD.astype(jnp.float32)
 
 
 def unit(x_BE: jax.Array) -> jax.Array:

@@ -42,7 +42,9 @@ class Model(nn.Module):
 
     final_norm: whether tokens are normalised after the last layer, which layers with norm "post" have done. As in BERT
     (and DistilBERT, without token types): norm_embeddings, a norm of the sum of embeddings; token_types, how many rows
-    it has of which the first is added to every token, 0 for none. CLIP's is causal, with pool "eos": its last token has
+    it has of which the first is added to every token, 0 for none. pad_word: the id that padding is read as, a word like
+    others, so that nothing is padding any more, and the last token is that in the last place (SigLIP, whose texts have
+    max_length tokens); None for padding that nothing attends to. CLIP's is causal, with pool "eos": its last token has
     the largest id.
     """
 
@@ -54,6 +56,7 @@ class Model(nn.Module):
     final_norm: bool = True
     norm_embeddings: bool = False
     token_types: int = 0
+    pad_word: int | None = None
 
     inputs: ClassVar[tuple[str, ...]] = ("text_BL",)
 
@@ -68,6 +71,9 @@ class Model(nn.Module):
             )
         if self.token_types < 0:
             raise ValueError(f"text.token_types is {self.token_types}; it is a number of rows, 0 for none")
+        word = self.pad_word
+        if word is not None and (isinstance(word, bool) or not isinstance(word, int) or not 0 <= word < self.vocab):
+            raise ValueError(f"text.pad_word is {word!r}; it is an id below the vocabulary's {self.vocab}, or None")
         if not self.final_norm and spec.norm == "pre":
             raise ValueError(
                 "text.final_norm is False, and layers with transformer.norm 'pre' leave tokens as they are; set "
@@ -92,6 +98,9 @@ class Model(nn.Module):
                 f"texts of {length} tokens; this model takes 1 to {self.max_length} (text.max_length): "
                 "shorten the tokenizer's length or raise max_length"
             )
+        valid_BL = not_padding(text_BL)
+        if self.pad_word is not None:
+            text_BL, valid_BL = jnp.where(valid_BL, text_BL, self.pad_word), jnp.ones_like(valid_BL)
         positions_LD = table(
             self, "positions", (self.max_length, self.spec.width), ("position", "embed"), self.table_std
         )
@@ -103,7 +112,6 @@ class Model(nn.Module):
             x_BLD = x_BLD + types_TD[None, :1].astype(dtype)
         if self.norm_embeddings:
             x_BLD = self.embedding_norm(x_BLD)
-        valid_BL = not_padding(text_BL)
         x_BLD = constrain(x_BLD, "batch", "tokens", "act_embed")
         rows = Dials(rows_B=dials.rows_B)  # what the dials set is about videos
         x_BLD = self.stack(x_BLD, valid_BL[:, None, None, :], dials=rows, train=train).x_BMD

@@ -23,6 +23,7 @@ from vidlang.nn import layouts
 from vidlang.nn.attention import Places
 from vidlang.nn.clip_embedding import ClipEmbedding, clip_grid
 from vidlang.nn.layers import TABLE_STD, LayerNorm, table
+from vidlang.nn.map_pool import MapPool
 from vidlang.nn.spec import TransformerSpec
 from vidlang.nn.stems import INFLATE, View
 from vidlang.nn.transformer import Stack, Stacked
@@ -31,7 +32,7 @@ from vidlang.ops.masking import keep, keep_count
 from vidlang.ops.positions import TIME, Size2
 from vidlang.ops.tubelets import Size3
 
-POOLS = ("mean", "cls")
+POOLS = ("mean", "cls", "map")
 
 
 @flax.struct.dataclass
@@ -53,9 +54,10 @@ class Model(nn.Module):
     """Space-time encoder.
 
     transformer: the keys of TransformerSpec, the layout among them. tubelet: frames, height and width of a token. pool:
-    "mean" of the tokens or a "cls" token. mean, std: of pixels in 0..1, one number or one per channel. position_std:
-    how large positions start; beside patches of order 1, the usual small ones are noticed late, which only long
-    training forgives. How many positions there are follows from the clip that the parameters were initialised with.
+    "mean" of the tokens, a "cls" token, or "map", what attention and an mlp make of them (SigLIP). mean, std: of pixels
+    in 0..1, one number or one per channel. position_std: how large positions start; beside patches of order 1, the
+    usual small ones are noticed late, which only long training forgives. How many positions there are follows from the
+    clip that the parameters were initialised with.
 
     image_patch: (height, width) of a second stem's patches, for clips of one frame, which get no position in time.
     views: sections of `stems.View` whose tubes are the tokens, instead of tubelets (TubeViT). positions: "learned", a
@@ -66,10 +68,11 @@ class Model(nn.Module):
 
     What published models differ in: stem_bias, whether stems have one (not in CLIP). temporal_std: how large positions
     in time start, where not as the others (zero in EgoVLP and AVION). norm_stem: a norm of the embedded tokens before
-    the first layer (CLIP). cls: whether there is a cls token, where not only for its own pool; a position that it has
-    in other models is part of it here. norm_pooled: whether the mean is over tokens that were not normalised, and has a
-    norm of its own (BEiT, SViTT, VideoMAE), and pooled_epsilon, that norm's epsilon, where not the layers'. final_norm:
-    whether tokens are normalised after the last layer; published BEiT and VideoMAE have only the norm of their mean.
+    the first layer (CLIP), and stem_epsilon, its epsilon, where not the layers' (LaViLa). cls: whether there is a cls
+    token, where not only for its own pool; a position that it has in other models is part of it here. norm_pooled:
+    whether the mean is over tokens that were not normalised, and has a norm of its own (BEiT, SViTT, VideoMAE), and
+    pooled_epsilon, that norm's epsilon, where not the layers'. final_norm: whether tokens are normalised after the last
+    layer; published BEiT and VideoMAE have only the norm of their mean.
     """
 
     transformer: Mapping[str, Any]
@@ -87,6 +90,7 @@ class Model(nn.Module):
     stem_bias: bool = True
     temporal_std: float | None = None
     norm_stem: bool = False
+    stem_epsilon: float | None = None
     cls: bool | None = None
     norm_pooled: bool = False
     pooled_epsilon: float | None = None
@@ -143,13 +147,18 @@ class Model(nn.Module):
         )
         nn.share_scope(self, self.embedding)
         self.stack = Stack(spec)
+
+        def norm(dtype: Any, epsilon: float | None = None) -> LayerNorm:
+            return LayerNorm(spec.width, dtype, spec.epsilon if epsilon is None else epsilon)
+
         if self.final_norm:
-            self.norm = LayerNorm(spec.width, spec.compute_dtype, spec.epsilon)
+            self.norm = norm(spec.compute_dtype)
         if self.norm_stem:
-            self.stem_norm = LayerNorm(spec.width, spec.compute_dtype, spec.epsilon)
+            self.stem_norm = norm(spec.compute_dtype, self.stem_epsilon)
         if self.norm_pooled:
-            epsilon = spec.epsilon if self.pooled_epsilon is None else self.pooled_epsilon
-            self.pooled_norm = LayerNorm(spec.width, jnp.float32, epsilon)
+            self.pooled_norm = norm(jnp.float32, self.pooled_epsilon)
+        if self.pool == "map":
+            self.map_pool = MapPool(spec)
         if self.pool_frames == "attention":
             self.frame_pool = layouts.AttentionPool(spec.width, spec.heads, spec.compute_dtype, spec.groups)
 
@@ -205,6 +214,9 @@ class Model(nn.Module):
         """One float32 vector of each clip, or of each frame, from the tokens before and after the norm."""
         if self.pool == "cls":
             return x_BMD[:, 0].astype(jnp.float32)
+        if self.pool == "map":
+            vector_BD: jax.Array = self.map_pool(x_BMD[:, int(self.has_cls) :], valid=stacked.valid)
+            return vector_BD
         if self.norm_pooled:
             x_BMD = stacked.x_BMD
         mean_BD = (x_BMD[:, 1:] if self.has_cls else x_BMD).astype(jnp.float32).mean(axis=1)
@@ -252,11 +264,16 @@ class Model(nn.Module):
                 "video.pool 'cls' takes the normalised cls token; leave out cls=False, final_norm=False and "
                 "norm_pooled=True, or set pool='mean'"
             )
-        if self.pooled_epsilon is not None and not (self.norm_pooled and self.pooled_epsilon > 0):
+        if self.pool == "map" and self.norm_pooled:
             raise ValueError(
-                f"video.pooled_epsilon is {self.pooled_epsilon!r}; it is a positive number, of the norm that "
-                "norm_pooled=True gives the mean, or None"
+                "video.norm_pooled is of a mean, and video.pool is 'map'; leave it out, or set pool='mean'"
             )
+        for name, owner in (("pooled_epsilon", "norm_pooled"), ("stem_epsilon", "norm_stem")):
+            value = getattr(self, name)
+            if value is not None and not (getattr(self, owner) and value > 0):
+                raise ValueError(
+                    f"video.{name} is {value!r}; it is a positive number, of the norm that {owner}=True adds, or None"
+                )
 
 
 class WithVideoEncoder(nn.Module):

@@ -133,26 +133,31 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, *, valid: jax.Array | None = None) -> jax.Array:
-        size, width = self.width // self.heads, x_BTD.shape[-1]
-        whole, split = (self.heads, size), (width // size, size)
-
-        def project(name: str, x: jax.Array) -> jax.Array:
-            names = ("embed", "heads", "head_dim")
-            return Linear((self.width,), whole, names, self.dtype, groups=self.groups, name=name)(x, take=split)
-
-        latent_D = constrain(table(self, "latent", (self.width,), ("embed",)), None)[:width]
-        if valid is not None:
-            latent_D = jnp.where(jnp.arange(width) < valid, latent_D, 0.0)
-        q_11AK = project("query", latent_D[None, None])
-        q_B1AK = jnp.broadcast_to(q_11AK, (x_BTD.shape[0], *q_11AK.shape[1:]))
-        o_B1AK = attend_tokens(q_B1AK, project("key", x_BTD), project("value", x_BTD))
-        if valid is not None:
-            # Heads that a layer of that width lacks; of each group the last ones.
-            head_A = jnp.arange(split[0]) % (self.heads // self.groups)
-            o_B1AK = jnp.where((head_A < valid // size // self.groups)[None, None, :, None], o_B1AK, 0)
-        names = ("heads", "head_dim", "embed")
-        out = Linear(whole, (self.width,), names, self.dtype, groups=self.groups, name="out")
-        y_BD = out(o_B1AK, take=(width,))[:, 0]
-        if valid is not None:
-            y_BD = jnp.where((jnp.arange(width) < valid)[None], y_BD, 0.0)
+        y_BD = attend_latent(self, x_BTD, self.width, self.heads, self.dtype, self.groups, valid)
         return LayerNorm(self.width, jnp.float32, name="norm")(y_BD, valid=valid)
+
+
+def attend_latent(
+    module: nn.Module, x_BND: jax.Array, width: int, heads: int, dtype: Any, groups: int, valid: jax.Array | None
+) -> jax.Array:
+    """What a learned query of `module` attends to among tokens; called while it is set up or run."""
+    size, given = width // heads, x_BND.shape[-1]
+    whole, split = (heads, size), (given // size, size)
+
+    def project(name: str, x: jax.Array) -> jax.Array:
+        names = ("embed", "heads", "head_dim")
+        return Linear((width,), whole, names, dtype, groups=groups, name=name)(x, take=split)
+
+    latent_D = constrain(table(module, "latent", (width,), ("embed",)), None)[:given]
+    if valid is not None:
+        latent_D = jnp.where(jnp.arange(given) < valid, latent_D, 0.0)
+    q_11AK = project("query", latent_D[None, None])
+    q_B1AK = jnp.broadcast_to(q_11AK, (x_BND.shape[0], *q_11AK.shape[1:]))
+    o_B1AK = attend_tokens(q_B1AK, project("key", x_BND), project("value", x_BND))
+    if valid is not None:
+        # Heads that a layer of that width lacks; of each group the last ones.
+        head_A = jnp.arange(split[0]) % (split[0] // groups)
+        o_B1AK = jnp.where((head_A < valid // size // groups)[None, None, :, None], o_B1AK, 0)
+    out = Linear(whole, (width,), ("heads", "head_dim", "embed"), dtype, groups=groups, name="out")
+    y_BD = out(o_B1AK, take=(given,))[:, 0]
+    return y_BD if valid is None else jnp.where((jnp.arange(given) < valid)[None], y_BD, 0.0)
