@@ -20,7 +20,8 @@ def drawn(model, seed=0):
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             is_scale = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.2 * noise if is_scale else (0.3 if parameter.ndim > 1 else 0.2) * noise)
+            small = min(0.3, 1.7 / parameter.shape[-1] ** 0.5) if parameter.ndim > 1 else 0.2
+            parameter.copy_(1 + 0.2 * noise if is_scale else small * noise)
     return model.eval()
 
 
@@ -72,13 +73,13 @@ def declared(section, *inputs):
     return {path: tuple(leaf.shape) for path, leaf in flatten_paths(params).items()}
 
 
-def check_protocol(family, path, video):
+def check_protocol(family, path, *inputs):
     """What every family's folder gives: parameters where the model has them, and bit for bit the way back."""
     section, params, shapes = family.section(path), family.load(path), family.shapes(path)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     found = {name: tuple(leaf.shape) for name, leaf in flatten_paths(params).items()}
-    assert found == declared(section, video)
-    assert family.clip(path) == video.shape[1:4]
+    assert found == declared(section, *inputs)
+    assert family.clip(path) == inputs[0].shape[1:4]
     config = family.config_of(section, family.clip(path))
     assert family.spec(config) == section
     json.dumps(config)
