@@ -9,7 +9,7 @@ last token that is no padding, which is what the tower's pool "eos" takes of tex
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ import numpy as np
 
 from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.tubelets import Size3
-from vidlang.pretrained import _tables, _vision
+from vidlang.pretrained import _tables, _texts, _vision
 from vidlang.pretrained._blocks import blocks, linear, norm
 from vidlang.pretrained._names import Rule
+from vidlang.pretrained._texts import activation_name, need_plain, text_of
 from vidlang.pretrained._vision import HERE, Section
 
 TEXT = "text_encoder"
@@ -28,6 +29,8 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 HEAD_SIZE = 64
 # CLIP's scale of cosines is never above this; what it starts from is in config.json, or this.
 MAX_SCALE, SCALE_START = 100.0, math.log(1 / 0.07)
+# The parts of config.json that are not settings.
+PARTS = ("text_config", "vision_config", "text_config_dict", "vision_config_dict")
 
 
 @dataclass(frozen=True)
@@ -167,3 +170,54 @@ def temperature(start: float, **others: Any) -> Section:
     """The section of a scale that starts from this logarithm."""
     init = round(math.exp(-start), 12)
     return {"init": init, "max_scale": MAX_SCALE, "learnable": True, **others}
+
+
+def part(config: Mapping[str, Any], name: str, usual: Section, known: Collection[str]) -> Section:
+    """A tower's part of config.json, with what it leaves out of the usual."""
+    found = {**usual, **(config.get(name) or {})}
+    doubled = config.get(f"{name}_dict") or {}
+    if differing := [key for key, value in doubled.items() if key in found and found[key] != value]:
+        raise ValueError(f"config.json says {', '.join(differing)} of the {name} twice, and not alike; take one out")
+    check_keys(found, {*usual, *known}, f"{name} ")
+    need_plain(found, _vision.PLAIN)
+    return found
+
+
+def check_keys(config: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """ValueError for a setting that is not known."""
+    fine = _vision.READ | _vision.TRAINING | _vision.NOTHING | _vision.PLAIN.keys() | set(known)
+    if strange := [key for key in config if key not in fine and not key.startswith("_")]:
+        raise ValueError(
+            f"config.json's {where}has {', '.join(f'{key} {config[key]!r}' for key in strange)}, which this family "
+            "does not know; give another model's folder, or take out what changes nothing"
+        )
+
+
+def text_config(section: Mapping[str, Any]) -> Section:
+    """What config.json says of the text tower."""
+    words, t = text_of(section)
+    return {
+        "num_hidden_layers": t.layers,
+        "hidden_size": t.width,
+        "num_attention_heads": t.heads,
+        "intermediate_size": t.mlp,
+        "hidden_act": activation_name(t.activation),
+        "layer_norm_eps": t.epsilon,
+        "vocab_size": words.vocab,
+        "max_position_embeddings": words.max_length,
+    }
+
+
+def check_counterpart(section: Mapping[str, Any], written: Mapping[str, Any], what: str) -> None:
+    """ValueError that names what a section says and `written`, the section of its config.json, does not."""
+    _texts.check_counterpart(section, written, what)
+    _vision.check_counterpart(_without_text(section), _without_text(written), what)
+
+
+def _without_text(section: Mapping[str, Any]) -> Section:
+    """What else a section says, and what it leaves unsaid of the temperature and the projections."""
+    kept = {key: value for key, value in section.items() if key != "text"}
+    for name in ("video_projection", "text_projection"):
+        kept[name] = {key: value for key, value in section.get(name, {}).items() if value not in (False, "none")}
+    bias = section["temperature"].get("bias")  # the rest is how training keeps the scale
+    return {**kept, "temperature": {"bias": bias is not None}}

@@ -8,7 +8,7 @@ here. The whole is a dual encoder of images, each a clip of one frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from vidlang.pretrained import _clip, _open_clip, _vision
 from vidlang.pretrained._clip import Names, layer_names
 from vidlang.pretrained._files import read_weights
 from vidlang.pretrained._tables import Table
-from vidlang.pretrained._texts import activation_name, check_counterpart, need_plain, text_of
 from vidlang.pretrained._vision import Section
 
 TYPES = {"clip": "CLIP"}
@@ -82,9 +81,10 @@ OPENAI = Names(
 
 def spec(config: Mapping[str, Any]) -> Section:
     """The model's section of a config.json."""
-    vision, words = _part(config, "vision_config", VISION), _part(config, "text_config", WORDS)
+    vision = _clip.part(config, "vision_config", VISION, KNOWN)
+    words = _clip.part(config, "text_config", WORDS, KNOWN)
     whole = {**WHOLE, **config}
-    _check_keys(whole, {*WHOLE, "text_config", "vision_config", "text_config_dict", "vision_config_dict"}, "")
+    _clip.check_keys(whole, {*WHOLE, *_clip.PARTS, *KNOWN}, "")
     return {
         "name": _vision.kind_of(config, CLASSES),
         "video": {
@@ -108,73 +108,27 @@ def spec(config: Mapping[str, Any]) -> Section:
     }
 
 
-def _part(config: Mapping[str, Any], name: str, usual: Section) -> Section:
-    """A tower's part of config.json, with what it leaves out."""
-    part = {**usual, **(config.get(name) or {})}
-    doubled = config.get(f"{name}_dict") or {}
-    if differing := [key for key, value in doubled.items() if key in part and part[key] != value]:
-        raise ValueError(f"config.json says {', '.join(differing)} of the {name} twice, and not alike; take one out")
-    _check_keys(part, usual.keys(), f"{name} ")
-    need_plain(part, _vision.PLAIN if "image_size" in usual else {**_vision.PLAIN, "num_channels": None})
-    return part
-
-
-def _check_keys(config: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """ValueError for a setting that is not known."""
-    fine = _vision.READ | _vision.TRAINING | _vision.NOTHING | _vision.PLAIN.keys() | KNOWN | set(known)
-    if strange := [key for key in config if key not in fine and not key.startswith("_")]:
-        raise ValueError(
-            f"config.json's {where}has {', '.join(f'{key} {config[key]!r}' for key in strange)}, which this family "
-            "does not know; give another model's folder, or take out what changes nothing"
-        )
-
-
 def config_of(section: Mapping[str, Any], clip: Size3 | None = None) -> dict[str, Any]:
     """The config.json of a dual encoder of images with this section; clip: what its positions were made for."""
     clip = clip or USUAL
     if clip[0] != 1:
         raise ValueError(f"a CLIP is of images; found a model of clips {clip}, which avion or lavila may be")
     common = _vision.config_common(section, clip, "CLIP", {kind: name for name, kind in CLASSES.items()})
-    words, t = text_of(section)
-    mean, std, classes = (common.pop(key) for key in ("image_mean", "image_std", "architectures"))
+    beside = {key: common.pop(key) for key in ("architectures", "image_mean", "image_std")}
+    embed = {"projection_dim": section["embed"]}
+    words = _clip.text_config(section)
+    # What transformers takes a text's vector of: CLIP's end of text has the largest id.
+    words |= {"eos_token_id": words["vocab_size"] - 1, "bos_token_id": words["vocab_size"] - 2, "pad_token_id": 0}
     config = {
         "model_type": "clip",
-        "architectures": classes,
-        "projection_dim": section["embed"],
+        **beside,
+        **embed,
         "logit_scale_init_value": -math.log(section["temperature"]["init"]),
-        "vision_config": {"model_type": "clip_vision_model", **common, "projection_dim": section["embed"]},
-        "text_config": {
-            "model_type": "clip_text_model",
-            "num_hidden_layers": t.layers,
-            "hidden_size": t.width,
-            "num_attention_heads": t.heads,
-            "intermediate_size": t.mlp,
-            "hidden_act": activation_name(t.activation),
-            "layer_norm_eps": t.epsilon,
-            "vocab_size": words.vocab,
-            "max_position_embeddings": words.max_length,
-            "projection_dim": section["embed"],
-            # What transformers takes a text's vector of: CLIP's end of text has the largest id.
-            "eos_token_id": words.vocab - 1,
-            "bos_token_id": words.vocab - 2,
-            "pad_token_id": 0,
-        },
-        "image_mean": mean,
-        "image_std": std,
+        "vision_config": {"model_type": "clip_vision_model", **common, **embed},
+        "text_config": {"model_type": "clip_text_model", **words, **embed},
     }
-    written = spec(config)
-    check_counterpart(section, written, "CLIP")
-    _vision.check_counterpart(_without_text(section), _without_text(written), "CLIP")
+    _clip.check_counterpart(section, spec(config), "CLIP")
     return config
-
-
-def _without_text(section: Mapping[str, Any]) -> Section:
-    """What else a section says, with what it leaves out of the temperature and the projections."""
-    kept = {key: value for key, value in section.items() if key != "text"}
-    kept |= {name: dict(section.get(name, {})) for name in ("video_projection", "text_projection")}
-    usual = {"min_scale": 0.0, "bias": None}
-    kept["temperature"] = usual | {k: v for k, v in section["temperature"].items() if k not in ("init", "learnable")}
-    return kept
 
 
 def to_flax(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Any:
@@ -210,7 +164,7 @@ def load(path: str | Path) -> Any:
 
 
 def _clip_of(config: Mapping[str, Any]) -> Size3:
-    return (1, *_vision.pair(_part(config, "vision_config", VISION)["image_size"], "image_size"))
+    return (1, *_vision.pair(_clip.part(config, "vision_config", VISION, KNOWN)["image_size"], "image_size"))
 
 
 def _table(config: Mapping[str, Any]) -> Table:
