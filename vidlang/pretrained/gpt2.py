@@ -12,6 +12,7 @@ import numpy as np
 
 from vidlang.core.config import call
 from vidlang.nn.decoder_spec import DecoderSpec
+from vidlang.pretrained._decoder_config import check_decoder, decoder_of
 from vidlang.pretrained._names import (
     Renamed,
     Rule,
@@ -73,6 +74,28 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
         "mlp_bias": True,
         "tied": bool(config.get("tie_word_embeddings", True)),
     }
+
+
+def config_of(section: Mapping[str, Any], clip: Any = None) -> dict[str, Any]:
+    """The config.json of a model with this `language` section."""
+    del clip
+    s = decoder_of(section)
+    names = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_layer": s.layers,
+        "n_embd": s.width,
+        "n_head": s.heads,
+        "n_inner": s.mlp,
+        "vocab_size": s.vocab,
+        "n_positions": s.max_length,
+        "activation_function": names.get(s.activation, "gelu_new"),
+        "layer_norm_epsilon": s.epsilon,
+        "tie_word_embeddings": s.tied,
+    }
+    check_decoder(section, spec(config), "GPT-2")
+    return config
 
 
 def to_flax(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Any:

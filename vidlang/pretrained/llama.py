@@ -12,6 +12,7 @@ import numpy as np
 from vidlang.core.config import call
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.ops.rotary import SCALINGS
+from vidlang.pretrained._decoder_config import FULL, WINDOW, llama_config
 from vidlang.pretrained._names import Rule, need, read_config, to_params, to_shapes, to_tensors, without_prefix
 from vidlang.pretrained._safetensors import read_folder
 from vidlang.pretrained._settings import check_section
@@ -36,7 +37,6 @@ NEEDED = (
     "vocab_size",
     "max_position_embeddings",
 )
-FULL, WINDOW = "full_attention", "sliding_attention"
 Section = dict[str, Any]
 
 
@@ -124,6 +124,12 @@ def spec(config: Mapping[str, Any]) -> Section:
         "tied": bool(config.get("tie_word_embeddings", kind in TIED)),
         **KINDS[kind](config),
     }
+
+
+def config_of(section: Mapping[str, Any], clip: Any = None) -> Section:
+    """The config.json of a model with this `language` section: of the kinds, the one that computes the same."""
+    del clip
+    return llama_config(section, spec, {ours: name for name, ours in reversed(ACTIVATIONS.items())})
 
 
 def _activation(config: Mapping[str, Any]) -> str:
