@@ -6,15 +6,14 @@ import math
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from tests.pretrained.towers import check_protocol, clip_of, drawn, model_of, real_again, torch_pixels, tower_output
 from vidlang.models import video
 from vidlang.pretrained import beit
 from vidlang.pretrained._safetensors import read_folder, write_file
 from vidlang.train.carry import Tower, carry
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 IMAGES = clip_of((2, 1, 24, 24))

@@ -6,14 +6,13 @@ import types
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from configs import adavid_egovlp, parts
 from tests.pretrained.towers import check_protocol, clip_of, drawn, model_of, torch_pixels, tower_output
 from vidlang.pretrained import egovlp
 from vidlang.pretrained._files import read_checkpoint
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 WIDTH, HEADS, PATCH, SIDE, FRAMES, EMBED = 128, 2, 8, 2, 3, 16
 CLIPS = clip_of((2, FRAMES, SIDE * PATCH, SIDE * PATCH))
@@ -193,4 +192,4 @@ def test_other_models_and_unknown_sizes_are_refused(published):
         ("text_projection", {"bias": True}, "model.text_projection is {'bias': True}, and in a EgoVLP folder"),
     ):
         with pytest.raises(ValueError, match=words):
-            egovlp.config_of({**section, key: value}, (FRAMES, 16, 16))
+            egovlp.config_for({**section, key: value}, (FRAMES, 16, 16))

@@ -5,15 +5,14 @@ import json
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from tests.pretrained.towers import check_protocol, clip_of, drawn, model_of, real_again, torch_pixels, tower_output
 from vidlang.core.config import load_module
 from vidlang.ops.dials import Dials
 from vidlang.pretrained import videomae
 from vidlang.pretrained._safetensors import read_folder
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 SIZES |= {"image_size": 16, "patch_size": 8, "num_frames": 4, "tubelet_size": 2}

@@ -5,13 +5,12 @@ import json
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from tests.pretrained.towers import check_protocol, clip_of, drawn, model_of, real_again, torch_pixels, tower_output
 from vidlang.pretrained import vit
 from vidlang.pretrained._safetensors import read_folder, write_file
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 IMAGES = clip_of((2, 1, 24, 24))

@@ -99,8 +99,8 @@ def spec(config: Mapping[str, Any]) -> Section:
     }
 
 
-def config_of(section: Mapping[str, Any], clip: Size3 | None = None) -> dict[str, Any]:
-    """The config of a model with this section, for `from_flax`; of clips of 4 frames of 224 pixels where not said."""
+def config_for(section: Mapping[str, Any], clip: Size3) -> dict[str, Any]:
+    """The config that `from_flax` takes, of a model with this section whose positions are for such clips."""
     tower, s = _vision.of_section(section, "EgoVLP")
     text = distilbert.config_of(section)
     config = {
@@ -108,7 +108,7 @@ def config_of(section: Mapping[str, Any], clip: Size3 | None = None) -> dict[str
         "layers": s.layers,
         "mlp": s.mlp,
         "patch": list(tower.tubelet[1:]),
-        "clip": list(clip or (4, 224, 224)),
+        "clip": list(clip),
         "text": {key: text[key] for key in distilbert.NEEDED},
         "embed": section.get("embed"),
     }
