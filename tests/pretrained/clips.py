@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from tests.pretrained.text_towers import drawn
-from vidlang.models import dual_encoder
+from vidlang.models import classifier, dual_encoder
 
 VOCAB, LENGTH = 61, 12
 EOS = VOCAB - 1
@@ -60,3 +60,58 @@ def computed(section, params, video_BTHWC, text_BL=PADDED):
 
 def unit(x_BE):
     return (x_BE / x_BE.norm(dim=-1, keepdim=True)).numpy()
+
+
+class Block(torch.nn.Module):
+    """A layer as OpenAI's code has it, written anew."""
+
+    def __init__(self, width, heads, mlp, epsilon):
+        super().__init__()
+        self.attn = torch.nn.MultiheadAttention(width, heads)
+        self.ln_1, self.ln_2 = torch.nn.LayerNorm(width, epsilon), torch.nn.LayerNorm(width, epsilon)
+        self.mlp = torch.nn.ModuleDict({"c_fc": torch.nn.Linear(width, mlp), "c_proj": torch.nn.Linear(mlp, width)})
+
+    def forward(self, x_LBD, quick: bool, mask_LS):
+        y = self.ln_1(x_LBD)
+        x_LBD = x_LBD + self.attn(y, y, y, need_weights=False, attn_mask=mask_LS)[0]
+        h = self.mlp["c_fc"](self.ln_2(x_LBD))
+        h = h * torch.sigmoid(1.702 * h) if quick else torch.nn.functional.gelu(h)
+        return x_LBD + self.mlp["c_proj"](h)
+
+
+class Blocks(torch.nn.Module):
+    def __init__(self, width, heads, mlp, layers=2, epsilon=1e-5):
+        super().__init__()
+        self.resblocks = torch.nn.ModuleList([Block(width, heads, mlp, epsilon) for _ in range(layers)])
+
+    def forward(self, x_BLD, quick: bool, mask_LS=None):
+        x = x_BLD.transpose(0, 1)
+        for block in self.resblocks:
+            x = block(x, quick, mask_LS)
+        return x.transpose(0, 1)
+
+
+def encode_text(owner, text_BL, quick):
+    """What CLIP's text tower, whose parts `owner` has, makes of texts whose last token has the largest id."""
+    x = owner.token_embedding(text_BL) + owner.positional_embedding
+    length = text_BL.shape[1]
+    mask_LS = torch.triu(torch.full((length, length), -torch.inf), 1)
+    x = owner.ln_final(owner.transformer(x, quick, mask_LS))
+    return x[torch.arange(x.shape[0]), text_BL.argmax(-1)] @ owner.text_projection
+
+
+def text_parts(owner, width=64, heads=1, embed=20):
+    """Gives `owner` the parts of CLIP's text tower."""
+    owner.transformer = Blocks(width, heads, 4 * width)
+    owner.token_embedding = torch.nn.Embedding(VOCAB, width)
+    owner.positional_embedding = torch.nn.Parameter(torch.empty(LENGTH, width))
+    owner.ln_final = torch.nn.LayerNorm(width)
+    owner.text_projection = torch.nn.Parameter(torch.empty(width, embed))
+
+
+def classified(section, params, video_BTHWC):
+    """The classifier's logits, in float32."""
+    tower = section["video"]
+    tower = {**tower, "transformer": {**tower["transformer"], "dtype": "float32"}}
+    model = classifier.Model(video=tower, heads=section["heads"])
+    return jax.jit(lambda params: model.apply({"params": params}, video_BTHWC, train=False).logits["label"])(params)

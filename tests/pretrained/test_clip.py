@@ -9,7 +9,22 @@ import pytest
 import torch
 import transformers
 
-from tests.pretrained.clips import EOS, LENGTH, PADDED, TEXT, VALID, VOCAB, computed, draw, frames_of, pixels, unit
+from tests.pretrained.clips import (
+    EOS,
+    LENGTH,
+    PADDED,
+    TEXT,
+    VALID,
+    VOCAB,
+    Blocks,
+    computed,
+    draw,
+    encode_text,
+    frames_of,
+    pixels,
+    text_parts,
+    unit,
+)
 from tests.pretrained.text_towers import assert_same_trees, config_of
 from vidlang.core.tree import flatten_paths
 from vidlang.models import dual_encoder
@@ -169,35 +184,6 @@ def test_settings_that_are_not_known_are_refused():
             clip.spec({**config, **changes})
 
 
-class Block(torch.nn.Module):
-    """A layer as OpenAI's code has it, written anew."""
-
-    def __init__(self, width, heads, mlp):
-        super().__init__()
-        self.attn = torch.nn.MultiheadAttention(width, heads)
-        self.ln_1, self.ln_2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
-        self.mlp = torch.nn.ModuleDict({"c_fc": torch.nn.Linear(width, mlp), "c_proj": torch.nn.Linear(mlp, width)})
-
-    def forward(self, x_LBD, quick: bool, mask_LS):
-        y = self.ln_1(x_LBD)
-        x_LBD = x_LBD + self.attn(y, y, y, need_weights=False, attn_mask=mask_LS)[0]
-        h = self.mlp["c_fc"](self.ln_2(x_LBD))
-        h = h * torch.sigmoid(1.702 * h) if quick else torch.nn.functional.gelu(h)
-        return x_LBD + self.mlp["c_proj"](h)
-
-
-class Blocks(torch.nn.Module):
-    def __init__(self, width, heads, mlp, layers=2):
-        super().__init__()
-        self.resblocks = torch.nn.ModuleList([Block(width, heads, mlp) for _ in range(layers)])
-
-    def forward(self, x_BLD, quick: bool, mask_LS=None):
-        x = x_BLD.transpose(0, 1)
-        for block in self.resblocks:
-            x = block(x, quick, mask_LS)
-        return x.transpose(0, 1)
-
-
 class Visual(torch.nn.Module):
     def __init__(self, width, heads, patch, places, embed):
         super().__init__()
@@ -221,20 +207,11 @@ class OpenAI(torch.nn.Module):
         super().__init__()
         self.quick = quick
         self.visual = Visual(128, heads[0], 8, 9, 20)
-        self.transformer = Blocks(64, heads[1], 256)
-        self.token_embedding = torch.nn.Embedding(VOCAB, 64)
-        self.positional_embedding = torch.nn.Parameter(torch.empty(LENGTH, 64))
-        self.ln_final = torch.nn.LayerNorm(64)
-        self.text_projection = torch.nn.Parameter(torch.empty(64, 20))
+        text_parts(self, 64, heads[1])
         self.logit_scale = torch.nn.Parameter(torch.empty(()))
 
     def forward(self, image_BCHW, text_BL):
-        x = self.token_embedding(text_BL) + self.positional_embedding
-        length = text_BL.shape[1]
-        mask_LS = torch.triu(torch.full((length, length), -torch.inf), 1)
-        x = self.ln_final(self.transformer(x, self.quick, mask_LS))
-        text = x[torch.arange(len(x)), text_BL.argmax(-1)] @ self.text_projection
-        return self.visual(image_BCHW, self.quick), text
+        return self.visual(image_BCHW, self.quick), encode_text(self, text_BL, self.quick)
 
 
 def assert_openai(model, path):

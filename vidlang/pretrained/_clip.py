@@ -40,7 +40,8 @@ class Names:
     video, text: by the parameter here; temporal "" where there are no positions in time. video_layer, text_layer: as of
     `_blocks.blocks`. projections: of videos and texts, and whether they are matrices [out, in]. qkv: names of linear
     maps that are query, key and value in one, of which the layers' names are the parts ("attn.in_proj_" and its kin are
-    said with the end, "attn.qkv" without). ranked: whether tables have axes of size 1 in front.
+    said with the end, "attn.qkv" without). ranked: whether tables have axes of size 1 in front. flat_stem: whether the
+    stem is a matrix. head: the classifier's, where there may be one.
     """
 
     video: Mapping[str, str]
@@ -51,6 +52,8 @@ class Names:
     turned: bool
     qkv: tuple[str, ...] = ()
     ranked: bool = False
+    flat_stem: bool = False
+    head: str = ""
 
 
 def layer_names(names: Mapping[str, str], prefix: str) -> dict[str, str]:
@@ -79,29 +82,40 @@ def in_proj(prefix: str, width: int, layers: int) -> list[_tables.Fused]:
 
 
 def table(names: Names, section: Section, clip: Size3, left: tuple[str, ...]) -> _tables.Table:
-    """The rules of a whole dual encoder whose positions are those of `clip`."""
-    video, text = section["video"], section["text"]
-    s, t = (TransformerSpec(**tower["transformer"]) for tower in (video, text))
-    stem = video_stem(names.video["patch"], video["tubelet"], s.width)
+    """The rules of a whole dual encoder, or of a classifier, whose positions are those of `clip`."""
+    video = section["video"]
+    s = TransformerSpec(**video["transformer"])
     positions, fused = _positions(names, clip, video["tubelet"], s.width)
     rules = [
-        *stem,
+        video_stem(names, video["tubelet"], s.width),
         *positions,
         *norm(f"{HERE}/stem_norm", names.video["stem_norm"], s.width),
         *norm(f"{HERE}/norm", names.video["norm"], s.width),
         *blocks(_vision.LAYERS, names.video_layer, s),
-        *text_rules(names, text, t),
-        *_projection("video_projection", names.projections[0], s.width, section["embed"], names.turned),
-        *_projection("text_projection", names.projections[1], t.width, section["embed"], names.turned),
-        Rule("log_scale", "logit_scale", ()),
+        *_vision.head(section, names.head, s.width),
     ]
-    for spec, parts in ((s, names.video_layer), (t, names.text_layer)):
-        for name in {part.rsplit(".", 1)[0] for part in parts.values()} & set(names.qkv):
-            fuse = in_proj if name.endswith("in_proj") else _tables.thirds
-            fused += fuse(name, spec.width, spec.layers)
+    fused += _fused(names, names.video_layer, s)
+    if "text" in section:
+        t = TransformerSpec(**section["text"]["transformer"])
+        rules += [
+            *text_rules(names, section["text"], t),
+            *_projection("video_projection", names.projections[0], s.width, section["embed"], names.turned),
+            *_projection("text_projection", names.projections[1], t.width, section["embed"], names.turned),
+            Rule("log_scale", "logit_scale", ()),
+        ]
+        fused += _fused(names, names.text_layer, t)
     folds = (_tables.added(f"{HERE}/cls", f"{HERE}/cls_position", (s.width,)),)
     fixed = () if names.video.get("temporal") else (_vision.no_time(s.width),)
     return _tables.Table(tuple(rules), tuple(fused), folds, fixed, left)
+
+
+def _fused(names: Names, layer: Mapping[str, str], s: TransformerSpec) -> list[_tables.Fused]:
+    """Query, key and value in one, wherever the layers have them so."""
+    found = []
+    for name in sorted({part.rsplit(".", 1)[0] for part in layer.values()} & set(names.qkv)):
+        fuse = in_proj if name.endswith("in_proj") else _tables.thirds
+        found += fuse(name, s.width, s.layers)
+    return found
 
 
 def text_rules(names: Names, text: Section, s: TransformerSpec) -> list[Rule]:
@@ -114,23 +128,21 @@ def text_rules(names: Names, text: Section, s: TransformerSpec) -> list[Rule]:
     ]
 
 
-def video_stem(name: str, tubelet: Size3, width: int) -> list[Rule]:
+def video_stem(names: Names, tubelet: Size3, width: int) -> Rule:
     """The rule of a stem without bias; one that is a matrix has the pixels of a patch in a row, colour by colour."""
     _, height, across = tubelet
 
     def turn(x: np.ndarray) -> np.ndarray:
+        if x.ndim != (2 if names.flat_stem else 4):
+            raise ValueError(f"a stem of another kind was expected, not {x.shape}")
         return x.reshape(-1, 3, height, across).transpose(2, 3, 1, 0)[None]
 
-    return [
-        Rule(
-            f"{HERE}/patch/kernel",
-            f"{name}.weight",
-            (1, height, across, 3, width),
-            0,
-            turn,
-            lambda x: x[0].transpose(3, 2, 0, 1),
-        )
-    ]
+    def back(x: np.ndarray) -> np.ndarray:
+        kernel = x[0].transpose(3, 2, 0, 1)
+        return kernel.reshape(width, -1) if names.flat_stem else kernel
+
+    shape = (1, height, across, 3, width)
+    return Rule(f"{HERE}/patch/kernel", f"{names.video['patch']}.weight", shape, 0, turn, back)
 
 
 def _positions(names: Names, clip: Size3, tubelet: Size3, width: int) -> tuple[list[Rule], list[_tables.Fused]]:
@@ -210,13 +222,16 @@ def text_config(section: Mapping[str, Any]) -> Section:
 
 def check_counterpart(section: Mapping[str, Any], written: Mapping[str, Any], what: str) -> None:
     """ValueError that names what a section says and `written`, the section of its config.json, does not."""
-    _texts.check_counterpart(section, written, what)
+    if "text" in written:
+        _texts.check_counterpart(section, written, what)
     _vision.check_counterpart(_without_text(section), _without_text(written), what)
 
 
 def _without_text(section: Mapping[str, Any]) -> Section:
     """What else a section says, and what it leaves unsaid of the temperature and the projections."""
     kept = {key: value for key, value in section.items() if key != "text"}
+    if "temperature" not in section:
+        return kept
     for name in ("video_projection", "text_projection"):
         kept[name] = {key: value for key, value in section.get(name, {}).items() if value not in (False, "none")}
     bias = section["temperature"].get("bias")  # the rest is how training keeps the scale
