@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidlang.core.sharding import constrain, make_mesh, use_mesh
+from vidlang.core.sharding import compiling_for, constrain, make_mesh, use_mesh
 from vidlang.ops.attention import (
     attend,
     chunked_attention,
@@ -295,3 +295,13 @@ def test_cls_scores_are_the_mean_weights_of_its_heads() -> None:
     np.testing.assert_allclose(found, weights.mean(1), atol=1e-6)
     with pytest.raises(ValueError, match=r"cls_scores takes q \[B, A, K\]"):
         cls_scores(q[:, :1], k)
+
+
+@pytest.mark.parametrize("here, kernel", [("tpu", True), ("cpu", False)])
+def test_kernels_are_chosen_for_the_chips_that_a_program_is_made_for(here, kernel):
+    """A plan for a TPU, made where there is none, must be of the program that the TPU would run."""
+    q_BNAK = jnp.ones((1, 256, 2, 64))
+    with compiling_for(here):
+        program = str(jax.make_jaxpr(lambda q: attend(q, q, q))(q_BNAK))
+    assert ("pallas_call" in program) == kernel
+    assert "pallas_call" not in str(jax.make_jaxpr(lambda q: attend(q, q, q))(q_BNAK))

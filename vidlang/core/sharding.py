@@ -7,6 +7,7 @@ two names on one mesh axis, would silently leave an array unsharded in raw JAX; 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -79,6 +80,24 @@ def active_mesh() -> Any | None:
     """The mesh in use (abstract), or None outside `use_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty else mesh
+
+
+_PLATFORM: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """In here, programs are made for chips that are not in this machine: "tpu" for a TPU topology."""
+    token = _PLATFORM.set(platform)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(token)
+
+
+def platform() -> str:
+    """What programs are made for here: cpu, gpu or tpu. Kernels are chosen by it."""
+    return _PLATFORM.get() or jax.default_backend()
 
 
 def partition_spec(names: tuple[str | None, ...]) -> PartitionSpec:

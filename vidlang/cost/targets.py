@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from vidlang.core.sharding import AXES, Mesh, make_mesh
+from vidlang.core.sharding import AXES, Mesh, compiling_for, make_mesh
 from vidlang.cost.program import StepMemory, build_program, step_memory
 from vidlang.train.recipe import Recipe
 
@@ -92,7 +92,7 @@ def _answer(recipe: Recipe, index: int, mesh: Any) -> StepMemory | Refused:
         # A TPU's compiler knows how much memory a chip has, and gives up beyond it.
         if "RESOURCE_EXHAUSTED" not in str(error) and "memory" not in str(error):
             raise
-        used = re.search(r"Used \S+ of \S+", str(error))
+        used = re.search(r"Used \S+ of \S+|total memory required .*", str(error))
         return Refused(f"it does not fit: {used[0] if used else str(error).splitlines()[0]}")
 
 
@@ -145,8 +145,9 @@ def _child() -> None:
             print(ANSWER + json.dumps({"topology": f"no TPU topology {target.devices!r}: {reason}"}), flush=True)
             return
         mesh = _topology_mesh(topology)
-    for recipe, index in jobs:
-        print(ANSWER + json.dumps(asdict(_answer(recipe, index, mesh))), flush=True)
+    with compiling_for(target.platform):
+        for recipe, index in jobs:
+            print(ANSWER + json.dumps(asdict(_answer(recipe, index, mesh))), flush=True)
 
 
 def _topology_mesh(topology: Any) -> Any:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from vidlang.core.sharding import active_mesh, partition_spec
+from vidlang.core.sharding import active_mesh, partition_spec, platform
 from vidlang.ops.online_softmax import Piece, Source, online_attention
 
 IMPLEMENTATIONS = ("auto", "fused", "reference", "chunked", "splash")
@@ -101,11 +101,11 @@ def attend(
     `mask_BANS` and `bias_BANS` may have size 1 along B, A and N. `causal` lets token n see the tokens 0..n only.
     """
     _check(q_BNAK, k_BSAK, v_BSAK, mask_BANS, bias_BANS, causal, implementation)
-    platform, plain = jax.default_backend(), mask_BANS is None and bias_BANS is None
-    splash = splash_refusal(platform, plain=plain and not causal, square=q_BNAK.shape == k_BSAK.shape)
+    here, plain = platform(), mask_BANS is None and bias_BANS is None
+    splash = splash_refusal(here, plain=plain and not causal, square=q_BNAK.shape == k_BSAK.shape)
     if implementation == "splash" and splash:
         raise ValueError(splash)
-    backend = fused_backend(platform, q_BNAK.dtype, head_size=q_BNAK.shape[-1], masked=not plain)
+    backend = fused_backend(here, q_BNAK.dtype, head_size=q_BNAK.shape[-1], masked=not plain)
     if implementation == "auto":
         implementation = "fused" if splash else "splash"
         note_choice("dense attention", f"fused ({backend})" if splash else "splash")

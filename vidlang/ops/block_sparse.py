@@ -16,7 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from vidlang.core.sharding import active_mesh, constrain
+from vidlang.core.sharding import active_mesh, constrain, platform
 from vidlang.ops.attention import attend, note_choice, on_local_heads
 from vidlang.ops.edges import BlockGraph, check_shape
 from vidlang.ops.online_softmax import LOWEST, Piece, Source, online_attention
@@ -43,11 +43,11 @@ def sparse_attention(
     `bias` holds the places of all N tokens, -1 for the global ones.
     """
     _check(q_BNAK, k_BNAK, v_BNAK, graph, globals, bias, implementation)
-    platform = jax.default_backend()
+    here = platform()
     if implementation == "auto":
-        implementation = best_here(platform, q_BNAK.dtype, head_size=q_BNAK.shape[-1], biased=bias is not None)
+        implementation = best_here(here, q_BNAK.dtype, head_size=q_BNAK.shape[-1], biased=bias is not None)
         note_choice("sparse attention", implementation)
-    refusal = refused(implementation, platform, biased=bias is not None)
+    refusal = refused(implementation, here, biased=bias is not None)
     if refusal:
         raise ValueError(refusal)
     if implementation == "pallas":
