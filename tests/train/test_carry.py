@@ -243,7 +243,7 @@ def test_a_vocabulary_is_padded_and_texts_may_be_shorter():
 
     found, changes = carry(given, like(96, 7), None, None)
     np.testing.assert_array_equal(found["text_encoder"]["words"]["table"][:90], given["text_encoder"]["words"]["table"])
-    assert not found["text_encoder"]["words"]["table"][90:].any() and not found["word_head"]["bias"][90:].any()
+    assert not found["text_encoder"]["words"]["table"][90:].any() and (found["word_head"]["bias"][90:] < -1e3).all()
     np.testing.assert_array_equal(found["text_encoder"]["positions"], given["text_encoder"]["positions"][:7])
     assert "text_encoder/words/table (90, 4) -> (96, 4), 6 rows for no word" in changes and len(changes) == 3
     shapes, said = carry(*jax.eval_shape(lambda: (given, like(96, 7))), None, None)

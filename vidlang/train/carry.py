@@ -30,6 +30,8 @@ from vidlang.train.step import Fields, with_video
 # What has a row for each word, of which a model may have some more, up to a multiple of this; and a text's positions.
 WORDS, PADDED = ("text_encoder/words/table", "word_head/bias"), 128
 TEXT_POSITIONS = "text_encoder/positions"
+# The bias of what no tokenizer gives, where words are guessed.
+NEVER = -1e4
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ def _fit_texts(params: Any, wanted: Mapping[str, Any]) -> tuple[Any, list[str]]:
             return leaf
         had, rows = leaf.shape[0], to.shape[0]
         if name.endswith(WORDS) and had < rows <= -(-had // PADDED) * PADDED:
-            found = _shaped(leaf, lambda x: jnp.pad(x, ((0, rows - had), *[(0, 0)] * (leaf.ndim - 1))))
+            fill = NEVER if name.endswith("bias") else 0.0
+            more = ((0, rows - had), *[(0, 0)] * (leaf.ndim - 1))
+            found = _shaped(leaf, lambda x: jnp.pad(x, more, constant_values=fill))
             what = f"{rows - had} rows for no word"
         elif name.endswith(TEXT_POSITIONS) and rows < had:
             found, what = _shaped(leaf, lambda x: x[:rows]), "the first"
