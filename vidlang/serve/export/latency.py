@@ -1,4 +1,4 @@
-"""How long one row takes in an exported file, on this machine's CPU."""
+"""How long a call of an exported file takes on this machine."""
 
 from __future__ import annotations
 
