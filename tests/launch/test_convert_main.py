@@ -28,12 +28,42 @@ def test_a_run_becomes_a_portable_folder_and_that_a_smaller_one(launch, run, tmp
     np.testing.assert_allclose(found, first.embed_video(VIDEO_BTHWC, width="d-384"), atol=1e-6)
 
 
+def test_published_files_go_through_and_come_out_as_they_were(launch, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=16, patch_size=8)).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.2)
+    model.save_pretrained(tmp_path / "before")
+    between, after = tmp_path / "between", tmp_path / "after"
+    for words in (("vit", tmp_path / "before", "portable", between), ("portable", between, "vit", after)):
+        there, path, to, out = words
+        done = launch("launch.convert", f"--from={there}", f"--path={path}", f"--to={to}", f"--out={out}")
+        assert done.code == 0, done.err
+    again = transformers.ViTForImageClassification.from_pretrained(after).eval()
+    image = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(again(image).logits, model(image).logits, atol=1e-5, rtol=0)
+    tower = tmp_path / "tower"
+    arguments = ("--from=portable", f"--path={between}", "--to=vit", "--part=video", f"--out={tower}")
+    assert (done := launch("launch.convert", *arguments)).code == 0, done.err
+    seen = transformers.ViTModel.from_pretrained(tower, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        expected = model.vit(image).last_hidden_state
+        torch.testing.assert_close(seen(image).last_hidden_state, expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--from=runs", "--to=portable"), "--from is 'runs' (did you mean 'run'?); it is one of run, portable"),
         (("--from=run", "--to=portabel"), "--to is 'portabel' (did you mean 'portable'?)"),
         (("--from=run", "--widths=d-100"), "unknown preset of widths 'd-100'"),
+        (("--from=run", "--to=vit"), "a ViT is of images; found a model of clips (4, 16, 16)"),
+        (("--from=run", "--to=gpt2", "--part=language"), "'dual_encoder' has no part 'language'; it has: video, text"),
+        (("--from=run", "--to=portable", "--part=text"), "--part is for --to=FAMILY"),
         (("--from=gpt2",), "this family reads gpt2"),
     ],
 )

@@ -1,6 +1,7 @@
 """Captioners, classifiers and published models in hand: each says what it says by itself."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -130,6 +131,64 @@ def test_published_files_answer_as_the_published_model(vit_files, tmp_path):
     again = vidlang.load(save_portable(loaded, tmp_path / "vit"))
     assert again.classify(images_BHWC[:, None]) == found
     assert "published vit weights" in (tmp_path / "vit" / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def clip_files(tmp_path_factory):
+    """The same of a CLIP, with a vocabulary of eight letters."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    words = {**sizes, "vocab_size": 19, "max_position_embeddings": 12, "bos_token_id": 17, "eos_token_id": 18}
+    sees = {**sizes, "image_size": 16, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=words, vision_config=sees, projection_dim=16)
+    torch.manual_seed(0)
+    model = transformers.CLIPModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.3) if parameter.ndim else parameter.fill_(2.0)
+    folder = tmp_path_factory.mktemp("weights") / "clip"
+    model.save_pretrained(folder)
+    ids = {letter: place for place, letter in enumerate("abcdefgh")}
+    ids |= {f"{letter}</w>": place + 8 for letter, place in ids.items()}
+    ids |= {"ab</w>": 16, "<|startoftext|>": 17, "<|endoftext|>": 18}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    return model, folder
+
+
+def test_published_files_choose_labels_as_the_published_model(clip_files, tmp_path):
+    import torch
+
+    model, folder = clip_files
+    loaded, labels = vidlang.load(folder, family="clip", dtype="float32"), ["ab cab", "h g", "a b c d"]
+    ids_NL = np.array([[17, 16, 2, 16, 18], [17, 15, 14, 18, 18], [17, 8, 9, 10, 11]])
+    ids_NL = np.concatenate([ids_NL, np.full((3, 1), 18)], axis=1)
+    pixels = torch.from_numpy(VIDEO_BTHWC[:, 0].astype(np.float32) / 255).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(loaded.model.video[name]).reshape(1, -1, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        asked = {"input_ids": torch.from_numpy(ids_NL), "pixel_values": (pixels - mean) / std}
+        chances = softmax(model(**asked).logits_per_image.numpy())
+    found = loaded.classify(VIDEO_BTHWC[:, :1], labels, template="{}")
+    for row, each in enumerate(found):
+        assert [name for name, _ in each] == [labels[place] for place in np.argsort(-chances[row])]
+        np.testing.assert_allclose([chance for _, chance in each], np.sort(chances[row])[::-1], atol=1e-4)
+    again = vidlang.load(save_portable(loaded, tmp_path / "clip"))
+    assert again.classify(VIDEO_BTHWC[:, :1], labels, template="{}") == found
+
+
+def test_a_model_without_its_tokenizer_says_so(clip_files, tmp_path):
+    shutil.copytree(clip_files[1], tmp_path / "clip")
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / "clip" / name).unlink()
+    loaded = vidlang.load(tmp_path / "clip", family="clip")
+    with pytest.raises(
+        ValueError, match=r"no tokenizer beside this model's files; name one: vidlang.load\(\.\.\., token"
+    ):
+        loaded.embed_text("ab")
+    portable = save_portable(loaded, tmp_path / "portable")
+    assert not (portable / "tokenizer.json").exists() and vidlang.load(portable).tokenizer is None
+    named = vidlang.load(tmp_path / "clip", family="clip", tokenizer=clip_files[1])
+    np.testing.assert_array_equal(named.embed_text("ab"), vidlang.load(clip_files[1], family="clip").embed_text("ab"))
 
 
 def test_an_image_model_sees_videos_of_any_number_of_frames(vit_files):

@@ -53,10 +53,8 @@ def _use(model: Loaded) -> str:
 def _input(model: Loaded) -> str:
     spec, told = model.about.spec, []
     if spec is not None:
-        told.append(
-            f"{spec.frames} frames of {spec.size} x {spec.size} pixels: times {_json(spec.times)}, crop "
-            f"{_json(spec.crop)}."
-        )
+        frames = f"{spec.frames} frame{'s' if spec.frames > 1 else ''} of {spec.size} x {spec.size} pixels"
+        told.append(f"{frames}: times {_json(spec.times)}, crop {_json(spec.crop)}.")
     if model.about.text_length:
         told.append(f"Texts of up to {model.about.text_length} tokens.")
     return " ".join(told) or "See config.json."

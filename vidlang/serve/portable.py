@@ -92,7 +92,7 @@ def read_portable(folder: Path, tokenizer: Any = None) -> tuple[About, Any, Toke
 def _write(model: Loaded, folder: Path) -> None:
     flat = {name: np.asarray(leaf) for name, leaf in flatten_paths(jax.device_get(model.params)).items()}
     write_file(folder / PARAMS, flat)
-    about = model.about
+    about = dataclasses.replace(model.about, tokenizer=None) if model.tokenizer is None else model.about
     if model.tokenizer is not None:
         marks = model.tokenizer.save(folder / TOKENIZER)
         about = dataclasses.replace(about, tokenizer={**(about.tokenizer or {}), **marks})
