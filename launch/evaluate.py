@@ -5,9 +5,11 @@ python -m launch.evaluate --workdir=runs/demo --step=300
 python -m launch.evaluate --workdir=runs/demo --untrained
 """
 
+import jax
 from absl import flags
 
 from launch import cli
+from vidlang.core import cluster
 from vidlang.train.evaluate import evaluate, table
 
 WORKDIR = flags.DEFINE(cli.PATH, "workdir", None, "Folder of the run.", required=True)
@@ -20,8 +22,12 @@ def main(argv: list[str]) -> None:
     del argv
     if UNTRAINED.value and STEP.value is not None:
         raise ValueError("--untrained and --step exclude each other; give one")
-    print(table(evaluate(WORKDIR.value, step=STEP.value, untrained=UNTRAINED.value)))
+    cluster.join()
+    metrics = evaluate(WORKDIR.value, step=STEP.value, untrained=UNTRAINED.value)
+    if jax.process_index() == 0:
+        print(table(metrics))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    with cluster.leaving():
+        cli.run(main)

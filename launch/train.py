@@ -3,14 +3,18 @@
     python -m launch.train --config=configs/demo.py --workdir=runs/demo
     python -m launch.train --config=configs/demo.py --workdir=runs/demo --config.stages[0].duration="10 steps"
 
+It is the same on one machine and on many: docs/clusters.md says how several processes are started and find each other.
+
 Exit codes: 0 done, 2 a mistake in config, flags or data (one sentence says which), 128 + n stopped by signal n after
 saving.
 """
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from launch import cli
+from vidlang.core import cluster
 from vidlang.train.evaluate import table
 from vidlang.train.stages import train
 
@@ -22,8 +26,12 @@ flags.mark_flag_as_required("config")
 def main(argv: list[str]) -> None:
     """Trains, and prints the last metrics."""
     del argv
-    print(table(train(CONFIG.value, WORKDIR.value)))
+    cluster.join()
+    metrics = train(CONFIG.value, WORKDIR.value)
+    if jax.process_index() == 0:
+        print(table(metrics))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    with cluster.leaving():
+        cli.run(main)

@@ -18,7 +18,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from vidlang.core import tree
+from vidlang.core import cluster, tree
 from vidlang.core.config import call, steps
 from vidlang.core.metrics import SilentWriter, Writer, format_number, read_history
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
@@ -60,6 +60,7 @@ def train_stage(
         with stop.at_once(f"the data of stage {stage.name!r}, before any step"):
             clips = sources.tables(stage)
             data = sources.identity(stage, clips)
+        cluster.agree(cluster.parts("data", data))
         check_same_data(folder, data)
         total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=sum(map(len, clips)))
         if total < 1:

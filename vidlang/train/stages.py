@@ -26,6 +26,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from vidlang.core import cluster, versions
 from vidlang.core.config import to_dict
 from vidlang.train.check import check_recipe
 from vidlang.train.extract import make
@@ -46,7 +47,10 @@ def train(config: Any, workdir: str | Path) -> dict[str, float]:
     if not str(workdir):
         raise ValueError("the workdir is empty; name a folder for the run, as in --workdir=runs/first")
     workdir = Path(workdir).absolute()
-    recipe, plain = read_recipe(config), to_dict(config)
+    plain = to_dict(config)
+    if jax.distributed.is_initialized():
+        cluster.agree({**versions.facts(), "the devices": _devices(), **cluster.parts("config", plain, depth=3)})
+    recipe = read_recipe(config)
     check_recipe(recipe)
     with _locked(workdir):
         _check_workdir(workdir, recipe, plain)
@@ -62,6 +66,12 @@ def train(config: Any, workdir: str | Path) -> dict[str, float]:
         if jax.process_index() == 0:
             write_json(workdir / METRICS, metrics)
     return metrics
+
+
+def _devices() -> str:
+    """What computes in this process."""
+    found = jax.local_devices()
+    return f"{len(found)} x {found[0].device_kind}"
 
 
 def _run_stage(
@@ -114,6 +124,7 @@ def _locked(workdir: Path) -> Iterator[None]:
                 refusal = ValueError(f"process 0 could not take {workdir} for this training; it says why")
         if refusal is not None:
             raise refusal
+        cluster.agree({f"a workdir shared by all, {workdir},": "there" if (workdir / LOCK).exists() else "absent"})
         yield
 
 
