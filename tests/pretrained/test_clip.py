@@ -263,6 +263,14 @@ def test_openclip_is_what_its_config_says(quick, tmp_path):
         clip.section(tmp_path)
 
 
+def test_a_stem_of_another_kind_is_refused(folder):
+    _, path = folder
+    tensors = {name: np.array(tensor) for name, tensor in read_folder(path).items()}
+    tensors["vision_model.embeddings.patch_embedding.weight"].shape = (32, 192)
+    with pytest.raises(ValueError, match=r"1 misshapen: vision_model\.embeddings\.patch_embedding"):
+        clip.to_flax(tensors, config_of(path))
+
+
 def test_files_that_do_not_say_what_they_are_are_refused(tmp_path):
     state, path = draw(OpenAI()).state_dict(), tmp_path / "x.pt"
     torch.save(state, path)
