@@ -84,6 +84,7 @@ def test_a_text_tower_is_the_same_in_transformers(name, head, tmp_path):
     auto = transformers.AutoModelForMaskedLM if head else transformers.AutoModel
     real, report = auto.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
     assert type(real).__name__ == module.architecture(params)
+    assert json.loads((folder / "config.json").read_text())["architectures"] == [type(real).__name__]
     assert not [key for key in report["missing_keys"] if "pooler" not in key] and not report["unexpected_keys"]
     with torch.no_grad():
         tokens, mask = torch.tensor(WORDS), torch.tensor(VALID).long()
@@ -188,6 +189,13 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         publish(params, section, None, tmp_path / "out", "gpt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_number_that_scales_queries_stays_whole():
+    section, _ = language("gemma2")
+    for number in (12, 48, 144, 256, 288):
+        config = llama.config_of({**section, "query_scale": number**-0.5})
+        assert config["query_pre_attn_scalar"] == number
 
 
 def test_what_no_llama_computes_is_named():
