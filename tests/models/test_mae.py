@@ -126,6 +126,16 @@ def test_predictions_are_what_the_decoder_makes_of_each_dropped_place() -> None:
     np.testing.assert_allclose(found()["evaluated"].predicted_BMP, output.predicted_BMP, atol=1e-5)
 
 
+def test_the_decoders_norm_has_an_epsilon_of_its_own() -> None:
+    """So large a one leaves of what goes into the norm nothing, and of what comes out its bias."""
+    model = MODEL.clone(norm_epsilon=1e20)
+    output = jax.jit(lambda p: model.apply(p, VIDEO, rngs=RNGS, train=True, dials=RANDOM))(params())
+    decoder = params()["params"]["decoder"]
+    pixels_P = decoder["norm"]["bias"] @ decoder["pixels"]["kernel"] + decoder["pixels"]["bias"]
+    np.testing.assert_allclose(output.predicted_BMP, np.broadcast_to(pixels_P, output.predicted_BMP.shape), atol=1e-4)
+    assert np.abs(found()["random"].predicted_BMP - pixels_P[None, None]).max() > 0.1
+
+
 def test_no_prediction_depends_on_a_dropped_pixel() -> None:
     rest = dropped(found()["random"].kept_BM)
     hidden = np.zeros(VIDEO.shape, np.float32)
@@ -277,6 +287,7 @@ def test_nothing_masked_is_nothing_to_predict() -> None:
         ({"decoder": DECODER | {"frozen_layers": 1}}, "model.decoder.frozen_layers is 1.*leave it at 0"),
         ({"decoder": {"layers": 1}}, "model.decoder lacks 'width'"),
         ({"video": VIDEO_CONFIG | {"image_patch": (8, 4)}}, "leave out model.video.views and model.video.image_patch"),
+        ({"norm_epsilon": 0.0}, "model.norm_epsilon is 0.0; it is a positive number"),
     ],
 )
 def test_impossible_settings_are_named(changes: dict[str, Any], words: str) -> None:

@@ -75,6 +75,7 @@ def test_what_leaves_is_what_came_but_for_the_position_of_cls(tmp_path):
 def test_settings_that_are_not_known_are_refused(changes, words):
     known = {"model_type": "vivit", **SIZES}
     assert vivit.spec(known | {"video_size": [6, 16, 16]}) == vivit.spec(known)
+    assert vivit.spec(known)["video"]["transformer"]["activation"] == "gelu_tanh"  # as the real config has it
     with pytest.raises(ValueError, match=words):
         vivit.spec(known | changes)
 
