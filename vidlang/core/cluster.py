@@ -36,6 +36,9 @@ LOCAL, CLUSTER = "VIDLANG_LOCAL_DEVICES", "VIDLANG_CLUSTER"
 JOIN_SECONDS, HEARTBEAT_SECONDS = "VIDLANG_JOIN_SECONDS", "VIDLANG_HEARTBEAT_SECONDS"
 # How long processes that all make the same mistake wait for each other to tell it.
 LEAVE_SECONDS = 5.0
+# The exit code of a process that lost another, and how JAX says so.
+LOST = 75
+BROKEN_OFF = re.compile("gloo|nccl|heartbeat|unavailable|deadline_exceeded|connection", re.IGNORECASE)
 # One wait inside JAX's client, which lets no signal through.
 SLICE_MS = 1000
 
@@ -64,6 +67,7 @@ def join() -> None:
         cluster_detection_method="deactivate",
         initialization_timeout=seconds,
         heartbeat_timeout_seconds=heartbeat,
+        shutdown_timeout_seconds=heartbeat,
     )
     logging.info("%s, joined at %s (%s)", place.name, place.address, place.source)
 
@@ -107,15 +111,18 @@ def leaving() -> Iterator[None]:
 
     Alone, this does nothing. Python's own way out would wait minutes for the others, who wait for an array from here.
     """
-    code = 0
+    code, lost = 0, False
     try:
         yield
     except BaseException as end:
         if not jax.distributed.is_initialized():
             raise
+        lost = _lost_another(end)
         code = _exit_code(end)
     if not jax.distributed.is_initialized():
         return
+    # However this was told, it is nobody's mistake here, and launchers may start all again.
+    code = LOST if lost else code
     _farewell(code)
     for child in multiprocessing.active_children():
         child.terminate()
@@ -139,14 +146,25 @@ def _exit_code(end: BaseException) -> int:
     return 1
 
 
+def _lost_another(end: BaseException | None) -> bool:
+    """Whether an exception began with an exchange of arrays that another process broke off."""
+    while end is not None:
+        if isinstance(end, jax.errors.JaxRuntimeError) and BROKEN_OFF.search(str(end)):
+            return True
+        end = end.__cause__ or end.__context__
+    return False
+
+
 def _farewell(code: int) -> None:
     """Waits for those who leave as well: for all of them after success, shortly after a mistake."""
     client, process, _ = _client()
     try:
         if code == 0 or code > 128:
             jax.distributed.shutdown()
-        else:
-            print(f"process {process} on {socket.gethostname()} leaves with exit code {code}", file=sys.stderr)
+            return
+        why = ": it lost another process, see the logs of the others" if code == LOST else ""
+        print(f"process {process} on {socket.gethostname()} leaves with exit code {code}{why}", file=sys.stderr)
+        if code != LOST:
             client.wait_at_barrier("vidlang/leaving", int(LEAVE_SECONDS * 1000))
     except Exception as error:
         # JAX's errors have no common class; the others have gone, or go on until they notice.
