@@ -121,7 +121,7 @@ def _unroll(graph: Graph, params: Mapping[str, Any], inputs: Sequence[Value]) ->
         made.append(outputs[carries:])
     if params["reverse"]:
         made.reverse()
-    return carry + [shapes.stack(graph, list(column)) for column in zip(*made, strict=True)]
+    return carry + [shapes.stack(graph, column) for column in zip(*made, strict=True)]
 
 
 def _spread(value: Value, shape: tuple[int, ...]) -> Value:

@@ -114,7 +114,6 @@ def _same(graph: Graph, inputs: Sequence[Value], likes: Sequence[Value], params:
 
 RULES: dict[str, Callable[..., list[Value]]] = {
     "add": _simple("Add"),
-    "add_any": _simple("Add"),
     "sub": _simple("Sub"),
     "mul": _simple("Mul"),
     "div": _simple("Div"),
@@ -155,7 +154,6 @@ RULES: dict[str, Callable[..., list[Value]]] = {
     "clamp": _clamp,
     "convert_element_type": _cast,
     "copy": _same,
-    "copy_p": _same,
     "stop_gradient": _same,
     "sharding_constraint": _same,
     "optimization_barrier": _same,

@@ -31,8 +31,7 @@ def _fixed(graph: Graph, value: Value, index: Value, numbers: Any, sizes: Sequen
     """One part that is known where."""
     starts: list[Dim] = [0] * len(value.shape)
     for axis, start in zip(numbers.start_index_map, np.reshape(index.array, -1).tolist(), strict=True):
-        room = 0 if str(sizes[axis]) == str(value.shape[axis]) else value.shape[axis] - sizes[axis]
-        if start < 0 or start > room:
+        if start and not 0 < start <= _room(value.shape[axis], sizes[axis]):
             raise ValueError(f"entry {start} of {value.shape[axis]} does not exist, which ONNX files do not hold")
         starts[axis] = start
     found = part(graph, value, starts, [start + size for start, size in zip(starts, sizes, strict=True)])
@@ -41,10 +40,19 @@ def _fixed(graph: Graph, value: Value, index: Value, numbers: Any, sizes: Sequen
 
 def _clipped(graph: Graph, value: Value, index: Value, numbers: Any, sizes: Sequence[Dim]) -> Value:
     """The indices, moved to the nearest that exist."""
-    room = [value.shape[axis] - sizes[axis] for axis in numbers.start_index_map]
+    room = [_room(value.shape[axis], sizes[axis]) for axis in numbers.start_index_map]
     most = known(np.asarray(room, index.dtype).reshape((1,) * (len(index.shape) - 1) + (-1,)))
     index = apply(graph, "Max", index, known(np.zeros((), index.dtype)), like=index)
     return apply(graph, "Min", index, most, like=index)
+
+
+def _room(dim: Dim, size: Dim) -> int:
+    """The last place where a part of this size can begin."""
+    if str(dim) == str(size):
+        return 0
+    if not isinstance(dim, int):
+        raise ValueError("the model looks up rows of its batch, which has any number of them; export as StableHLO")
+    return dim - int(size)
 
 
 def _filling(
@@ -115,18 +123,15 @@ def _dynamic_slice(
     for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         if str(size) == str(value.shape[axis]):
             continue
-        most = value.shape[axis] - size
-        value = graph.filled(value, [axis])
         if start.known:
-            first, stops = [0] * len(value.shape), list(value.shape)
-            first[axis] = min(max(int(start.array), 0), most)
+            first, stops, wanted = [0] * len(value.shape), list(value.shape), max(int(start.array), 0)
+            first[axis] = min(wanted, _room(value.shape[axis], size)) if wanted else 0
             stops[axis] = first[axis] + size
             value = part(graph, value, first, stops)
             continue
+        value, most = graph.filled(value, [axis]), graph.numbers([_room(value.shape[axis], size)])
         one = graph.reshaped(cast(graph, start, INT64), (1,))
-        one = apply(
-            graph, "Min", apply(graph, "Max", one, graph.numbers([0]), like=one), graph.numbers([most]), like=one
-        )
+        one = apply(graph, "Min", apply(graph, "Max", one, graph.numbers([0]), like=one), most, like=one)
         stop = apply(graph, "Add", one, graph.numbers([size]), like=one)
         shape, held = (tuple(size if a == axis else dim for a, dim in enumerate(d)) for d in (value.shape, value.held))
         value = graph.node("Slice", value, one, stop, graph.numbers([axis]), like=Value(shape, held, value.dtype))

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from vidlang.serve.export.elementwise import BOOL, cast
-from vidlang.serve.export.graph import Dim, Graph, Value, full, is_one, known
+from vidlang.serve.export.graph import INT64, Dim, Graph, Value, full, is_one, known
 
-# Never computed at once, though all of it is known: what they give may be large, and what they hold is small.
-LAZY = ("broadcast_in_dim", "iota")
+# Never computed at once, though all of it is known: what they give may be large, and what they hold is small, or it is
+# the batch.
+LAZY = ("broadcast_in_dim", "iota", "dim_as_value")
 INT32 = np.dtype(np.int32)
 
 
@@ -41,11 +42,19 @@ def _iota(graph: Graph, inputs: Sequence[Value], likes: Sequence[Value], params:
     if isinstance(count, int):
         array = np.arange(count, dtype=like.dtype).reshape(held)
         return [dataclasses.replace(like, held=tuple(held), array=array)]
-    length = graph.node("Squeeze", graph.lengths((count,)), like=full((), np.int64))
-    places = graph.node(
-        "Range", *(known(np.int64(n)) for n in (0,)), length, known(np.int64(1)), like=full((count,), np.int64)
-    )
+    bounds = known(np.int64(0)), _length(graph, count), known(np.int64(1))
+    places = graph.node("Range", *bounds, like=full((count,), INT64))
     return [dataclasses.replace(graph.reshaped(cast(graph, places, like.dtype), tuple(held)), shape=like.shape)]
+
+
+def _length_of(graph: Graph, inputs: Sequence[Value], likes: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    del inputs
+    return [cast(graph, _length(graph, params["dim"]), likes[0].dtype)]
+
+
+def _length(graph: Graph, dim: Dim) -> Value:
+    """How long an axis is, as one number."""
+    return graph.node("Squeeze", graph.lengths((dim,)), like=full((), INT64))
 
 
 def _reshape(graph: Graph, inputs: Sequence[Value], likes: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
@@ -109,11 +118,16 @@ def entry(graph: Graph, value: Value, index: int) -> Value:
     return graph.node("Squeeze", one, graph.numbers([0]), like=like)
 
 
-def stack(graph: Graph, values: list[Value]) -> Value:
-    """The values along a new first axis."""
-    rows = [graph.reshaped(value, (1, *value.shape)) for value in values]
-    like = full((len(values), *values[0].shape), values[0].dtype)
-    return graph.node("Concat", *rows, like=like, axis=0)
+def stack(graph: Graph, values: Sequence[Value], axis: int = 0) -> Value:
+    """The values along a new axis."""
+    before, after = values[0].shape[:axis], values[0].shape[axis:]
+    rows = [graph.reshaped(value, (*before, 1, *after)) for value in values]
+    return graph.node("Concat", *rows, like=full((*before, len(values), *after), values[0].dtype), axis=axis)
+
+
+def _stack(graph: Graph, inputs: Sequence[Value], likes: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    del likes
+    return [stack(graph, inputs, params["axis"])]
 
 
 def _concatenate(
@@ -125,7 +139,7 @@ def _concatenate(
 def _split(graph: Graph, inputs: Sequence[Value], likes: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
     del likes
     (value,), axis, start, found = inputs, params["axis"], 0, []
-    for size in params["sizes"]:
+    for size in map(int, params["sizes"]):
         starts, stops = [0] * len(value.shape), list(value.shape)
         starts[axis], stops[axis] = start, start + size
         found.append(part(graph, value, starts, stops))
@@ -194,6 +208,8 @@ RULES: dict[str, Callable[..., list[Value]]] = {
     "squeeze": _squeeze,
     "transpose": _transpose,
     "slice": _slice,
+    "dim_as_value": _length_of,
+    "stack": _stack,
     "concatenate": _concatenate,
     "split": _split,
     "pad": _pad,
