@@ -15,8 +15,8 @@ from vidlang.data.clips import ClipTable
 from vidlang.data.crops import choose_crop
 from vidlang.data.frames import choose_times
 from vidlang.data.stores.adopt import adopt
-from vidlang.serve.loaded import _rows
 from vidlang.serve.search import embed_evaluation, evaluation_clips
+from vidlang.serve.shapes import batch_rows
 from vidlang.train.evaluate import restore_model
 
 TEXTS = ["a red circle slides left", "a blue square", "spins"]
@@ -138,7 +138,7 @@ def test_each_shape_is_compiled_once(dual_run):
     for width in ("d-384", 16, (16, 16)):
         loaded.embed_video(video_BTHWC, width=width)
     assert programs("embed_video", 16) == 1, "three names of the same widths"
-    assert [_rows(count, 8) for count in (1, 2, 3, 4, 5, 8, 9, 100)] == [1, 2, 4, 4, 8, 8, 8, 8]
+    assert [batch_rows(count, 8) for count in (1, 2, 3, 4, 5, 8, 9, 100)] == [1, 2, 4, 4, 8, 8, 8, 8]
 
 
 def test_a_slice_is_the_model_at_that_width(loaded, dual_run):

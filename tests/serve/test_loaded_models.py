@@ -10,6 +10,7 @@ import pytest
 import vidlang
 from tests.serve.tiny_captioner import write_video
 from tests.serve.tiny_dual import CLASSES, train_classifier
+from vidlang.pretrained._safetensors import read_file, write_file
 from vidlang.serve.captions import Captioner
 from vidlang.serve.own_videos import Parts, find_videos, own_videos
 from vidlang.serve.portable import save_portable
@@ -174,6 +175,43 @@ def test_published_files_choose_labels_as_the_published_model(clip_files, tmp_pa
         np.testing.assert_allclose([chance for _, chance in each], np.sort(chances[row])[::-1], atol=1e-4)
     again = vidlang.load(save_portable(loaded, tmp_path / "clip"))
     assert again.classify(VIDEO_BTHWC[:, :1], labels, template="{}") == found
+
+
+def test_texts_cost_as_many_tokens_as_they_have(clip_files, tmp_path):
+    """A model of long texts reads short ones in few places, and says the same of them."""
+    config = json.loads((clip_files[1] / "config.json").read_text())
+    shutil.copytree(clip_files[1], tmp_path / "clip")
+    config["text_config"]["max_position_embeddings"] = 100
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(config))
+    tensors = dict(read_file(clip_files[1] / "model.safetensors"))
+    name = "text_model.embeddings.position_embedding.weight"
+    tensors[name] = np.concatenate([tensors[name], np.ones((88, 32), np.float32)])
+    tensors = {key: x for key, x in tensors.items() if "position_ids" not in key}
+    write_file(tmp_path / "clip" / "model.safetensors", tensors)
+    short, long = (vidlang.load(path, family="clip", dtype="float32") for path in (clip_files[1], tmp_path / "clip"))
+    texts, calls = ["ab cab", "h g"], []
+    np.testing.assert_allclose(long.embed_text(texts), short.embed_text(texts), atol=1e-5)
+    predict = long._predict
+    long._predict = lambda *some, **arrays: calls.append(arrays["text_BL"].shape) or predict(*some, **arrays)
+    for text in ("a", "a " * 20, "a " * 99):
+        long.embed_text(text)
+    assert calls == [(1, 16), (1, 32), (1, 100)]
+
+
+@pytest.mark.parametrize(
+    ("says", "crop"),
+    [
+        ({}, {"name": "center"}),
+        ({"do_center_crop": True, "size": {"shortest_edge": 16}, "crop_size": {"height": 16}}, {"name": "center"}),
+        ({"size": 20, "crop_size": 16}, {"name": "short_side", "side": 20, "crop": 16}),
+        ({"size": {"height": 16, "width": 16}}, {"name": "full"}),
+    ],
+)
+def test_pictures_are_cut_as_the_files_say(vit_files, tmp_path, says, crop):
+    shutil.copytree(vit_files[1], tmp_path / "vit")
+    pixels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps({**pixels, **says}))
+    assert vidlang.load(tmp_path / "vit", family="vit").about.spec.crop == crop
 
 
 def test_a_model_without_its_tokenizer_says_so(clip_files, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -148,31 +147,6 @@ def about_stage(stage: Stage, note: Mapping[str, Any], source: Mapping[str, Any]
     )
 
 
-def about_files(family: str, path: Path, labels: Mapping[str, Any], tokenizer: Mapping[str, Any] | None) -> About:
-    """That of the files of a published model."""
-    module = load_module("pretrained", family)
-    section = dict(module.section(path))
-    if "name" not in section and "video" in section:
-        section = {"name": TOWER, "video": section["video"]}
-    if "name" not in section:
-        raise ValueError(
-            f"{family} weights are a part of a model, with the settings {', '.join(list(section)[:6])}, and do nothing "
-            f"by themselves; start a training from them: init_from='{family}:{path}:PART'"
-        )
-    clip, fields = dict[str, Any](), dict[str, Any]()
-    if "video" in section:
-        frames, height, width = module.clip(path)
-        if height != width:
-            raise ValueError(f"{path} is for clips of {height} x {width} pixels, and clips are square here")
-        clip = {**LOOK, "frames": frames, "size": height}
-        fields["video_BTHWC"] = [[frames, height, width, 3], "uint8"]
-    if "text" in section:
-        clip["text_length"] = section["text"]["max_length"]
-        fields["text_BL"] = [[clip["text_length"]], "int32"]
-    source = {"family": family, "files": path.name}
-    return About(section, clip, fields, tokenizer=tokenizer, labels=labels, source=source)
-
-
 def _lasting(dials: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's dials without what only training does, as `Dials.evaluation` leaves it out."""
     drawn = isinstance(dials.get("widths"), Mapping)
@@ -186,3 +160,10 @@ def _with_dtype(section: Any, dtype: str) -> Any:
         return section
     found = {name: _with_dtype(value, dtype) for name, value in section.items()}
     return {**found, "dtype": dtype} if {"layers", "width", "heads"} <= found.keys() else found
+
+
+def tokenizer_options(given: Any) -> dict[str, Any]:
+    """Where somebody says that a tokenizer lies, as options; a path is one."""
+    if given is None:
+        return {}
+    return dict(given) if isinstance(given, Mapping) else {"path": str(given)}

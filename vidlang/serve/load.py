@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from vidlang.core.sharding import Mesh, make_mesh
 from vidlang.data.tokenizer import Tokenizer
 from vidlang.nn.spec import DTYPES
 from vidlang.serve import portable
-from vidlang.serve.about import About, about_files, about_stage
+from vidlang.serve.about import About, about_stage, tokenizer_options
 from vidlang.serve.loaded import Loaded
+from vidlang.serve.published import read_json, read_published
 from vidlang.train import build
 from vidlang.train.evaluate import EVERY_DEVICE, choose_checkpoint
 from vidlang.train.recipe import Recipe, Stage, read_recipe
@@ -47,7 +47,7 @@ def load(
     if not found.exists():
         raise ValueError(f"there is no {path}; give a run, a portable folder, or published files and their family")
     if family is not None:
-        about, params, words = _published(found, family, tokenizer)
+        about, params, words = read_published(found, family, tokenizer)
     elif portable.is_portable(found):
         about, params, words = portable.read_portable(found, tokenizer)
     else:
@@ -71,7 +71,7 @@ def _run(path: Path, step: int | None, mesh: Mesh, tokenizer: Any) -> tuple[Abou
     about = about_stage(stage, note, _source(recipe, stage, folder, step))
     words = None
     if stage.tokenizer and about.text_length:
-        options = {**build.tokenizer_options(stage), **_as_options(tokenizer)}
+        options = {**build.tokenizer_options(stage), **tokenizer_options(tokenizer)}
         stage = dataclasses.replace(stage, tokenizer=options)
         words = build.tokenizer(stage, build.clip_spec(stage.clip))
     return about, restore_params(folder, step, mesh), words
@@ -98,35 +98,9 @@ def _named_data(data: Any) -> Any:
     return [_named_data(each) for each in data] if isinstance(data, list | tuple) else data
 
 
-def _published(path: Path, family: str, tokenizer: Any) -> tuple[About, Any, Tokenizer | None]:
-    module = load_module("pretrained", family)
-    options = _as_options(tokenizer)
-    if not options and path.is_dir() and _has_tokenizer(path):
-        options = {"path": str(path)}
-    others = {name: value for name, value in options.items() if name != "path"} if options else None
-    about = about_files(family, path, _labels(path), others)
-    words = Tokenizer(length=about.text_length, **options) if options and about.text_length else None
-    params = module.load(path)
-    about.check(params, str(path))
-    return about, params, words
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    names = {each.name for each in folder.iterdir()}
-    return bool(names & {"tokenizer.json", "vocab.txt"}) or {"vocab.json", "merges.txt"} <= names
-
-
-def _labels(path: Path) -> dict[str, tuple[str, ...]]:
-    """What config.json calls the classes, where it names them."""
-    names = _json(path / "config.json").get("id2label") if path.is_dir() else None
-    if not isinstance(names, dict) or any(str(name).startswith("LABEL_") for name in names.values()):
-        return {}
-    return {"label": tuple(str(names[key]) for key in sorted(names, key=int))}
-
-
 def _refuse_published(path: Path) -> None:
     """ValueError that names the families which may read a file, or a folder of Hugging Face's."""
-    kind = _json(path / "config.json").get("model_type") if path.is_dir() else None
+    kind = read_json(path / "config.json").get("model_type") if path.is_dir() else None
     if kind is None and path.is_dir():
         return
     known = {name: load_module("pretrained", name) for name in extension_names("pretrained")}
@@ -136,20 +110,6 @@ def _refuse_published(path: Path) -> None:
         f"{path} is {what}; say which family reads it, as in family={(fitting or ['clip'])[0]!r}: "
         f"{', '.join(fitting or known)}"
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # who needs it says what is wrong with it
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _as_options(tokenizer: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    if tokenizer is None:
-        return {}
-    return {"path": str(tokenizer)} if isinstance(tokenizer, str | Path) else dict(tokenizer)
 
 
 def _mesh(device: Any) -> Mesh:

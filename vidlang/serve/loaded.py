@@ -28,6 +28,7 @@ from vidlang.ops.dials import Dials
 from vidlang.serve.about import About
 from vidlang.serve.clips_in import Progress, Videos, batches, lines, read_videos
 from vidlang.serve.frames import at_frames
+from vidlang.serve.shapes import are_embeddings, batch_rows, shortened, unit
 from vidlang.train.predict import Predict
 from vidlang.train.step import pick_inputs, with_video
 
@@ -85,7 +86,9 @@ class Loaded:
         if not given:
             raise ValueError("there are no texts to embed; give one, or a list of them")
         text_NL = tokenizer.encode(given)
-        rows = _rows(len(given), batch_size)
+        if self.about.model.get("text", {}).get("pad_word") is None:
+            text_NL = shortened(text_NL)
+        rows = batch_rows(len(given), batch_size)
         with use_mesh(self._mesh):
             found: np.ndarray = predict_items(
                 self._predict, "embed_text", self.params, rows, len(given), lambda items: {"text_BL": text_NL[items]}
@@ -95,9 +98,9 @@ class Loaded:
     def similarity(self, videos: Any, texts: Any, **options: Any) -> np.ndarray:
         """Cosines [N, M] of videos and texts; either may be embeddings, float [N, E], that were made before."""
         self._require("similarity")
-        video_NE = videos if _are_embeddings(videos) else self.embed_video(videos, **options)
-        text_ME = texts if _are_embeddings(texts) else self.embed_text(texts)
-        return _unit(video_NE) @ _unit(text_ME).T
+        video_NE = videos if are_embeddings(videos) else self.embed_video(videos, **options)
+        text_ME = texts if are_embeddings(texts) else self.embed_text(texts)
+        return unit(video_NE) @ unit(text_ME).T
 
     def classify(
         self,
@@ -157,7 +160,7 @@ class Loaded:
         how = {"width": width, "frames": frames, "batch_size": batch_size, "workers": workers, "progress": progress}
         seen_NQD = self._of_videos("see", videos, views=False, **how)
         count = len(seen_NQD)
-        data = _Asked(tokenizer, _rows(count, batch_size))
+        data = _Asked(tokenizer, batch_rows(count, batch_size))
         with use_mesh(self._mesh):
             asked = (self._predict, data, self.params, seen_NQD, [words] * count, np.arange(count), settings)
             spoken = generate_samples(*asked)
@@ -197,7 +200,7 @@ class Loaded:
         params = self._params(spec.frames)
         means, shape = Means(len(given)), (0,)
         with use_mesh(self._mesh):
-            rows = _rows(len(given) * spec.views * spec.crops, batch_size)
+            rows = batch_rows(len(given) * spec.views * spec.crops, batch_size)
             told = lines("videos", progress)
             for batch in batches(given, spec, rows=rows, workers=workers, progress=told):
                 found = turn(predict(method, params, **batch.arrays)[batch.valid_B])
@@ -228,7 +231,7 @@ class Loaded:
         if not templates or any("{}" not in each for each in templates):
             raise ValueError(f"a template has {{}} where the label goes, as in {TEMPLATE!r}; found {template!r}")
         texts = [each.replace("{}", label) for label in labels for each in templates]
-        text_CTE = _unit(self.embed_text(texts)).reshape(len(labels), len(templates), -1)
+        text_CTE = unit(self.embed_text(texts)).reshape(len(labels), len(templates), -1)
         mean_CE: np.ndarray = text_CTE.mean(axis=1)
         return mean_CE
 
@@ -295,24 +298,9 @@ class _Asked:
     batch_size: int
 
 
-def _rows(count: int, most: int) -> int:
-    """Rows of a batch: the least power of two that holds all, or `most`."""
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise ValueError(f"batch_size is {most!r}; it is a whole number from 1 on")
-    return min(most, 1 << max(0, count - 1).bit_length())
-
-
 def _filled(given: Videos, means: Means, shape: tuple[int, ...], unreadable: str) -> np.ndarray:
     """The means, with NaN for what could not be read, or the error that says so."""
     if unreadable == "error" or len(given.unreadable) == len(given):
         given.require_readable()
     mean_NX, present_N = means.result()
     return np.where(present_N[:, None], mean_NX, np.nan).astype(mean_NX.dtype).reshape(len(given), *shape)
-
-
-def _are_embeddings(x: Any) -> bool:
-    return isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype.kind == "f"
-
-
-def _unit(x_NE: np.ndarray) -> np.ndarray:
-    return x_NE / np.maximum(np.linalg.norm(x_NE, axis=-1, keepdims=True), 1e-12)

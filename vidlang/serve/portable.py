@@ -25,7 +25,7 @@ from vidlang.core.config import call
 from vidlang.core.tree import flatten_paths, nest
 from vidlang.data.tokenizer import Tokenizer
 from vidlang.pretrained._safetensors import read_file, write_file
-from vidlang.serve.about import About
+from vidlang.serve.about import About, tokenizer_options
 from vidlang.serve.card import card
 from vidlang.serve.loaded import Loaded
 
@@ -83,8 +83,7 @@ def read_portable(folder: Path, tokenizer: Any = None) -> tuple[About, Any, Toke
     about.check(params, str(folder))
     words = None
     if about.tokenizer is not None and about.text_length:
-        given = {"path": str(tokenizer)} if isinstance(tokenizer, str | Path) else dict(tokenizer or {})
-        options = {"path": str(folder / TOKENIZER), **about.tokenizer, **given}
+        options = {"path": str(folder / TOKENIZER), **about.tokenizer, **tokenizer_options(tokenizer)}
         words = call(Tokenizer, options, what="tokenizer", length=about.text_length)
     return about, params, words
 
