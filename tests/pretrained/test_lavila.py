@@ -21,6 +21,7 @@ from tests.pretrained.clips import (
 from tests.pretrained.text_towers import assert_same_trees
 from vidlang.pretrained import lavila
 from vidlang.pretrained._files import read_weights
+from vidlang.train.origins import Weights
 
 WIDTH, HEADS, PATCH, SIDE, FRAMES = 128, 2, 8, 3, 4
 CLIP = (FRAMES, PATCH * SIDE, PATCH * SIDE)
@@ -169,3 +170,12 @@ def test_other_models_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=match):
             lavila.config_of({**section, **changes}, CLIP)
+
+
+def test_a_model_with_another_epsilon_behind_its_stem_does_not_start_from_it(tmp_path):
+    path = save(tmp_path / "clip.pth", draw(Lavila()))
+    section, weights = lavila.section(path), Weights("lavila", str(path))
+    weights.check(section)
+    weights.check({**section, "video": {**section["video"], "norm_stem": False}})  # which shapes tell
+    with pytest.raises(ValueError, match="video.stem_epsilon is 1e-06 and theirs 1e-05; give theirs"):
+        weights.check({**section, "video": {**section["video"], "stem_epsilon": None}})

@@ -15,6 +15,7 @@ from vidlang.core.tree import flatten_paths
 from vidlang.models import dual_encoder
 from vidlang.pretrained import siglip
 from vidlang.pretrained._safetensors import read_folder, write_file
+from vidlang.train.origins import Weights
 
 TOWER = {"num_hidden_layers": 2, "num_attention_heads": 4}
 VISION = {**TOWER, "hidden_size": 32, "intermediate_size": 48, "image_size": 24, "patch_size": 8}
@@ -139,3 +140,12 @@ def test_settings_that_are_not_known_are_refused():
     }.items():
         with pytest.raises(ValueError, match=match):
             siglip.spec({**config, **changes})
+
+
+def test_a_model_that_pads_otherwise_does_not_start_from_it(folder):
+    _, path = folder
+    section, weights = siglip.section(path), Weights("siglip", str(path))
+    weights.check(section)
+    text = {key: value for key, value in section["text"].items() if key != "pad_word"}
+    with pytest.raises(ValueError, match="text.pad_word is None and theirs 1; give theirs"):
+        weights.check({**section, "text": text})

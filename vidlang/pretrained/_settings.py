@@ -23,6 +23,8 @@ WINDOWS, ROTARY = ("global_every", "local_base"), ("rotary_base", "rotary_scalin
 # What of a tower no tensor shows. All else that a model may have otherwise (more frames, a finer grid, adapters,
 # another pool) is either seen in the shapes, or is what a recipe makes of the tower on purpose.
 TOWER = ("heads", "norm", "activation", "epsilon", "causal")
+# As little shows what padding is read as, and the epsilon of norms that a tower has beside those of its layers.
+NORMS = {"stem_epsilon": "norm_stem", "pooled_epsilon": "norm_pooled"}
 # The parts of a model by their sections.
 PARTS = {"video": "video_encoder", "text": "text_encoder"}
 
@@ -57,6 +59,12 @@ def check_towers(
                 for field in ("mean", "std")
                 if not np.allclose(_three(mine, field), _three(theirs, field), atol=1e-3)
             ]
+        for field, owner in NORMS.items():
+            epsilons = [tower.get(field) or spec.epsilon for tower, spec in ((mine, here), (theirs, there))]
+            if mine.get(owner) and theirs.get(owner) and len(set(epsilons)) > 1:
+                problems.append(f"{name}.{field} is {epsilons[0]!r} and theirs {epsilons[1]!r}")
+        if mine.get("pad_word") != theirs.get("pad_word"):
+            problems.append(f"{name}.pad_word is {mine.get('pad_word')!r} and theirs {theirs.get('pad_word')!r}")
     problems = [each for each in problems if not any(re.search(pattern, each.split(" ")[0]) for pattern in allowed)]
     if problems:
         raise ValueError(
