@@ -6,7 +6,7 @@
 It is the same on one machine and on many: docs/clusters.md says how several processes are started and find each other.
 
 Exit codes: 0 done, 2 a mistake in config, flags or data (one sentence says which), 128 + n stopped by signal n after
-saving.
+saving, 75 another process of the run was lost.
 """
 
 import jax
