@@ -7,8 +7,8 @@ All other arguments go to launch.train. Lines of process 1 begin with "[1]". Whe
 within --grace seconds; with --restarts=3 all are started again up to three times and go on from the last checkpoint.
 SIGTERM and SIGINT are passed on: the run saves and leaves. --dry_run only prints what would run.
 
-Exit codes are launch.train's: 0 done, 2 a mistake, which is never tried again, 128 + n stopped by signal n; else that of
-the process that died first. One process drives all GPUs of a machine as well: that is launch.train by itself.
+Exit codes are launch.train's: 0 done, 2 a mistake, which is never tried again, 128 + n stopped by signal n; else that
+of the process that died first. One process drives all GPUs of a machine as well: that is launch.train by itself.
 """
 
 from __future__ import annotations
