@@ -25,7 +25,7 @@ from vidlang.cost.parameters import count
 from vidlang.models.classifier import Model
 from vidlang.nn.slicing import slice_params
 from vidlang.ops.dials import OFF
-from vidlang.serve.export.folder import How, check, export_program, reader
+from vidlang.serve.export.folder import How, export_program, reader
 from vidlang.serve.export.program import Program, programs, standalone
 from vidlang.train.step import abstract_params
 
@@ -70,9 +70,8 @@ def main(argv: list[str]) -> None:
         for width, (parameters, program) in cut_out().items():
             here = Path(folder) / width
             here.mkdir()
-            card = export_program(program, here, How(FORMAT.value, platforms=("cpu",), check=False))
+            card = export_program(program, here, How(FORMAT.value, platforms=("cpu",)))
             path, arrays = here / card["files"][0], program.example(BATCH.value)
-            check(program, path, FORMAT.value)
             calls += [
                 functools.partial(reader(path, FORMAT.value, program.output), arrays),
                 functools.partial(jax.jit(program.function), **arrays),

@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from launch import cli
-from vidlang.serve.export import stablehlo
+from vidlang.serve.export import onnx_file, stablehlo
 from vidlang.serve.export.folder import FORMATS, FULL, How, export_run
 from vidlang.serve.export.latency import measure
 from vidlang.serve.export.program import DTYPES
@@ -28,6 +28,7 @@ FORMAT = flags.DEFINE_enum("format", FORMATS[0], list(FORMATS), "Kind of file.")
 DTYPE = flags.DEFINE_enum("dtype", DTYPES[0], list(DTYPES), "What StableHLO computes in.")
 PLATFORMS = flags.DEFINE_list("platforms", list(stablehlo.PLATFORMS), "Where StableHLO shall run.")
 DIALS = flags.DEFINE_string("dials", "{}", "Dials of the video encoder, as in a config; widths have a flag.")
+WEIGHTS = flags.DEFINE_enum("weights", onnx_file.WEIGHTS[0], list(onnx_file.WEIGHTS), "What ONNX files hold.")
 CHECK = flags.DEFINE_bool("check", True, "Compare what the files answer with what the model does.")
 TIME = flags.DEFINE_bool("time", False, "Measure how long one clip or text takes here; ONNX on the CPU.")
 
@@ -35,12 +36,12 @@ TIME = flags.DEFINE_bool("time", False, "Measure how long one clip or text takes
 def main(argv: list[str]) -> None:
     """Exports, and prints what became how large."""
     del argv
-    for name, format in (("dtype", "stablehlo"), ("platforms", "stablehlo")):
+    for name, format in (("dtype", "stablehlo"), ("platforms", "stablehlo"), ("weights", "onnx")):
         if flags.FLAGS[name].present and FORMAT.value != format:
             raise ValueError(f"--{name} is for --format={format}; leave it out, or give that")
     if not WIDTHS.value or len(set(WIDTHS.value)) < len(WIDTHS.value):
         raise ValueError(f"--width names each width once, as in --width=full,384; found {','.join(WIDTHS.value)!r}")
-    how = How(FORMAT.value, DTYPE.value, tuple(PLATFORMS.value), CHECK.value)
+    how = How(FORMAT.value, DTYPE.value, tuple(PLATFORMS.value), CHECK.value, WEIGHTS.value)
     cards = export_run(
         RUN.value, OUT.value, widths=WIDTHS.value, step=STEP.value, dials=cli.section("dials", DIALS.value), how=how
     )

@@ -14,6 +14,7 @@ from vidlang.ops.dials import Dials
 from vidlang.serve.export import folder as folders
 from vidlang.serve.export import onnx_file, stablehlo
 from vidlang.serve.export.folder import How, export_run
+from vidlang.serve.export.graph import Graph
 from vidlang.train.evaluate import restore_model
 
 
@@ -76,7 +77,8 @@ def test_the_tokenizer_beside_the_file_makes_the_rows_that_training_saw(run, tmp
     (card,) = export_run(workdir, tmp_path, step=7)
     model, _, stage = restore_model(workdir)
     own = card["tokenizer"]
-    assert (own["length"], own["pad"], own["clean"]) == (8, 0, "narration")
+    assert (own["length"], own["pad_id"], own["clean"]) == (8, 0, "narration")
+    assert card["clip"] == {"frames": 4, "size": 16, "times": {"name": "segments"}, "crop": {"name": "center"}}
     rows = Tokenizer(tmp_path / own["file"], own["length"], own["clean"], begin=own["begin"], end=own["end"]).encode(
         WORDS
     )
@@ -97,6 +99,21 @@ def test_a_classifier_gives_its_logits(tmp_path):
     found = answer(tmp_path / "out", card, "classify", clips(2))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.shape == (2, 8) and not (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_weights_in_half_precision_take_half_the_bytes(tmp_path):
+    wide = {**CLASSIFIER["video"], "transformer": {**TRANSFORMER, "width": 64, "mlp": 256}}
+    workdir, params = tiny_run(tmp_path / "run", {**CLASSIFIER, "video": wide})
+    found, sizes = [], []
+    for weights in ("float32", "float16"):
+        (card,) = export_run(workdir, tmp_path / weights, how=How(weights=weights, check=weights == "float16"))
+        assert card["weights"] == weights
+        found.append(answer(tmp_path / weights, card, "classify", clips(3)))
+        sizes.append(card["bytes"])
+    assert 0 < np.abs(found[1] - found[0]).max() < 1e-2 * np.abs(found[0]).max()
+    assert 0.5 < sizes[1] / sizes[0] < 0.6
+    with pytest.raises(ValueError, match="go up to 7e\\+04, which float16 does not hold"):
+        onnx_file.halved(Graph(constants={"a": np.full(1000, -7e4, np.float32)}))
 
 
 @pytest.mark.slow
@@ -133,7 +150,9 @@ def test_mistakes(run, tmp_path, monkeypatch):
             export_run(run[0], tmp_path / "out", **settings)
     with pytest.raises(ValueError, match="unknown format 'tflite'"):
         How("tflite")
-    with pytest.raises(ValueError, match="ONNX files are written in float32"):
+    with pytest.raises(ValueError, match="StableHLO holds the parameters as they are"):
+        How("stablehlo", weights="float16")
+    with pytest.raises(ValueError, match="ONNX files compute in float32"):
         How("onnx", dtype="own")
     monkeypatch.setitem(folders.TOLERANCE, "onnx", 0.0)
     with pytest.raises(ValueError, match="answers a batch of 1 otherwise than the model"):

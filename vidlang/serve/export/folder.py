@@ -18,6 +18,7 @@ from absl import logging
 
 from vidlang.core.sharding import to_host
 from vidlang.core.tree import count
+from vidlang.data.tokenizer import PAD
 from vidlang.nn.slicing import slice_params
 from vidlang.ops.dials import Dials
 from vidlang.serve.export import convert, onnx_file, stablehlo
@@ -32,9 +33,11 @@ from vidlang.train.step import pick_inputs, with_video
 CARD, TOKENIZER = "export.json", "tokenizer.json"
 FULL = "full"
 # How far a file's answers may be from the model's, as a share of the model's largest where that is above 1.
-TOLERANCE = {"onnx": 1e-4, "stablehlo": 1e-5}
-FORMATS = tuple(TOLERANCE)
+TOLERANCE = {"onnx": 1e-4, "stablehlo": 1e-5, "float16": 1e-2}
+FORMATS = ("onnx", "stablehlo")
 CHECKED_BATCHES = (1, 3)
+# What of a stage's clips says how to make them.
+LOOK = ("frames", "size", "times", "crop")
 PACKAGES = ("jax", "flax", "numpy", "onnx", "onnxruntime")
 
 
@@ -51,18 +54,31 @@ class Source:
 
 @dataclass(frozen=True)
 class How:
-    """format: one of FORMATS. dtype: one of `program.DTYPES`. check: whether answers are compared with the model's."""
+    """format: one of FORMATS. dtype: what StableHLO computes in, one of `program.DTYPES`. platforms: where that runs.
+
+    check: whether answers are compared with the model's. weights: what ONNX files hold, one of `onnx_file.WEIGHTS`.
+    """
 
     format: str = "onnx"
     dtype: str = "float32"
     platforms: tuple[str, ...] = stablehlo.PLATFORMS
     check: bool = True
+    weights: str = "float32"
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"unknown format {self.format!r} of an export; it is one of {', '.join(FORMATS)}")
         if self.format == "onnx" and self.dtype != "float32":
-            raise ValueError("ONNX files are written in float32; leave dtype out, or export as StableHLO")
+            raise ValueError("ONNX files compute in float32; leave dtype out, or export as StableHLO")
+        if self.weights not in onnx_file.WEIGHTS:
+            raise ValueError(f"unknown weights {self.weights!r}; they are one of {', '.join(onnx_file.WEIGHTS)}")
+        if self.format != "onnx" and self.weights != "float32":
+            raise ValueError("StableHLO holds the parameters as they are; leave weights out, or export as ONNX")
+
+    @property
+    def tolerance(self) -> float:
+        """How far answers may be apart."""
+        return TOLERANCE["float16" if self.weights == "float16" else self.format]
 
 
 def open_run(run: str | Path, step: int | None = None) -> Source:
@@ -135,7 +151,7 @@ def _export(
     model, params = cut(source, widths)
     exported = programs(standalone(model, how.dtype), params, source.fields, dials)
     folder.mkdir(parents=True, exist_ok=True)
-    card: dict[str, Any] = {"format": how.format, "width": width}
+    card: dict[str, Any] = {"format": how.format, "dtype": how.dtype, "weights": how.weights, "width": width}
     if any(program.method == "embed_text" for program in exported):
         card["tokenizer"] = _tokenizer(source.stage, folder)
     card["methods"] = {program.method: export_program(program, folder, how) for program in exported}
@@ -143,6 +159,7 @@ def _export(
         card["widths"] = list(widths or spec.schedule or (spec.width,) * spec.layers)
     if (heads := getattr(model, "head_sizes", None)) is not None:
         card["heads"] = heads
+    card["clip"] = {name: source.stage.clip[name] for name in LOOK if name in source.stage.clip}
     card["dials"] = {name: repr(getattr(dials, name)) for name in ("keep", "edges") if getattr(dials, name)}
     card |= {"parameters": count(params), "bytes": sum(each["bytes"] for each in card["methods"].values())}
     card |= {"source": source.where, "versions": _versions()}
@@ -155,7 +172,7 @@ def export_program(program: Program, folder: Path, how: How) -> dict[str, Any]:
     path = folder / f"{program.method}.{how.format}"
     if how.format == "onnx":
         graph = convert.convert(program.function, program.inputs, program.output)
-        files, output = onnx_file.write(graph, path, program.method), graph.outputs[0]
+        files, output = onnx_file.write(graph, path, program.method, how.weights), graph.outputs[0]
     else:
         files, output = stablehlo.write(program, path, how.platforms)
     size = sum(each.stat().st_size for each in files)
@@ -167,7 +184,7 @@ def export_program(program: Program, folder: Path, how: How) -> dict[str, Any]:
         "output": _described(program.output, output.shape[1:], output.dtype),
     }
     if how.check:
-        found["largest_difference"] = check(program, path, how.format)
+        found["largest_difference"] = check(program, path, how)
     return found
 
 
@@ -180,11 +197,11 @@ def reader(path: Path, format: str, output: str) -> Callable[[Mapping[str, np.nd
     return lambda arrays: np.asarray(session.run([output], dict(arrays))[0])
 
 
-def check(program: Program, path: Path, format: str) -> float:
+def check(program: Program, path: Path, how: How) -> float:
     """How far the file's answers are from the model's, at most; ValueError where that is too far."""
-    answer, arrays = reader(path, format, program.output), program.example(max(CHECKED_BATCHES))
+    answer, arrays = reader(path, how.format, program.output), program.example(max(CHECKED_BATCHES))
     expected = np.asarray(jax.jit(program.function)(**arrays), np.float32)
-    largest, allowed = 0.0, TOLERANCE[format] * max(1.0, float(np.abs(expected).max()))
+    largest, allowed = 0.0, how.tolerance * max(1.0, float(np.abs(expected).max()))
     for batch in CHECKED_BATCHES:
         found = answer({name: array[:batch] for name, array in arrays.items()})
         apart = float(np.abs(np.asarray(found, np.float32) - expected[:batch]).max())
@@ -208,7 +225,8 @@ def _tokenizer(stage: Stage, folder: Path) -> dict[str, Any]:
         return {}
     marks = tokenizer.save(folder / TOKENIZER)
     clean = build.tokenizer_options(stage).get("clean", "none")
-    return {"file": TOKENIZER, "length": tokenizer.length, "pad": 0, "clean": clean, **marks}
+    ids = {"begin_id": tokenizer.begin_id, "end_id": tokenizer.end_id, "pad_id": PAD}
+    return {"file": TOKENIZER, "length": tokenizer.length, "clean": clean, **marks, **ids}
 
 
 def _versions() -> dict[str, str]:

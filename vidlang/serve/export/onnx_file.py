@@ -7,18 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from vidlang.serve.export.graph import Graph, Value
+from vidlang.serve.export.graph import Graph, Node, Value
 
 OPSET, IR = 18, 8
 # A file holds its numbers itself up to here, and beyond in a second one beside it: no file of this kind may have 2 GB.
 EMBEDDED_BYTES = 1_900_000_000
-# Smaller arrays are never put into the second file.
+# Smaller arrays are neither put into the second file nor made shorter.
 LEAST_BYTES = 1024
+MOST_HALF = float(np.finfo(np.float16).max)
+# Of the numbers in a file; they are computed with in float32 either way.
+WEIGHTS = ("float32", "float16")
 
 
-def write(graph: Graph, path: Path, name: str) -> list[Path]:
-    """Writes the graph; returns the files that it is in."""
+def write(graph: Graph, path: Path, name: str, weights: str = "float32") -> list[Path]:
+    """Writes the graph; returns the files that it is in. weights: one of WEIGHTS."""
     onnx = _package("onnx", "writing ONNX files")
+    if weights == "float16":
+        graph = halved(graph)
     total = sum(array.nbytes for array in graph.constants.values())
     paths = [path]
     if total > EMBEDDED_BYTES:
@@ -41,6 +46,21 @@ def write(graph: Graph, path: Path, name: str) -> list[Path]:
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
     return paths
+
+
+def halved(graph: Graph) -> Graph:
+    """The graph with its large constants in float16, each of which a node makes float32 again."""
+    found, casts = dict(graph.constants), []
+    for name, array in graph.constants.items():
+        if array.dtype != np.float32 or array.nbytes < LEAST_BYTES:
+            continue
+        if array.min() < -MOST_HALF or array.max() > MOST_HALF:
+            raise ValueError(
+                f"parameters go up to {np.abs(array).max():.3g}, which float16 does not hold; take float32"
+            )
+        found[f"{name}_half"] = found.pop(name).astype(np.float16)
+        casts.append(Node("Cast", (f"{name}_half",), (name,), {"to": np.dtype(np.float32)}))
+    return Graph(graph.inputs, graph.outputs, casts + graph.nodes, found)
 
 
 def require() -> None:
