@@ -33,7 +33,7 @@ from vidlang.pretrained._safetensors import write_file
 from vidlang.train.initial import awaited, take_params
 from vidlang.train.optimizer import make_optimizer
 from vidlang.train.origins import Weights
-from vidlang.train.step import abstract_params, create_state
+from vidlang.train.step import TrainState, abstract_params, create_state
 
 SIZES = {
     "1gb": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 14, "vocab_size": 16_000},
@@ -49,7 +49,8 @@ _SIZE = flags.DEFINE_enum("size", "1gb", list(SIZES), "How large the model is.")
 def write_folder(folder: Path, config: dict[str, Any]) -> int:
     """Random weights in the published form; how many parameters they are."""
     rng, count = np.random.default_rng(0), 0
-    d, f, names = config["hidden_size"], config["intermediate_size"], {}
+    names: dict[str, str] = {}
+    d, f = config["hidden_size"], config["intermediate_size"]
     shapes = {"model.embed_tokens.weight": (config["vocab_size"], d), "model.norm.weight": (d,)}
     for layer in range(config["num_hidden_layers"]):
         here = f"model.layers.{layer}"
@@ -86,7 +87,7 @@ def measure(way: str, path: str, to: Any) -> None:
             state, _ = take_params(state, [weights], (), stage, fields, mesh)
         else:
             loaded = llama.load(path)
-            state = state.replace(params=jax.device_put({"language": loaded}))
+            state = TrainState(state.step, jax.device_put({"language": loaded}), state.opt_state)
         jax.block_until_ready(state)
         to.send((peak() - start, time.monotonic() - began))
 

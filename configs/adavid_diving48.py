@@ -94,7 +94,8 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     if "tiny" not in chosen:
         return parts.recipe("adavid_diving48", [full])
     actions = VERBS * len(COLOURS) * len(SHAPES)
-    full["model"] = {**full["model"], "heads": {"label": actions}}
+    video = {**model("timesformer")["video"], "extend_positions": "linear"}
+    full["model"] = {**full["model"], "video": video, "heads": {"label": actions}}
     options: dict[str, Any] = {"heads": {"label": actions}}
     evals = [
         parts.tiny_eval(

@@ -1,6 +1,7 @@
-"""AdaVid-EgoVLP: one training that yields a video encoder for every budget, each layer at D, 3D/4, D/2 or D/4.
+r"""AdaVid-EgoVLP: one training that yields a video encoder for every budget, each layer at D, 3D/4, D/2 or D/4.
 
-    python -m launch.train --config=configs/adavid_egovlp.py --workdir=runs/adavid            # widths never widen (dec)
+    python -m launch.train --config=configs/adavid_egovlp.py --workdir=runs/adavid \
+        '--config.stages[0].init_from=egovlp:weights/egovlp.pth'                              # widths never widen (dec)
     python -m launch.train --config=configs/adavid_egovlp.py:inc --workdir=runs/adavid_inc    # widths never narrow
     python -m launch.train --config=configs/adavid_egovlp.py:tiny --workdir=runs/adavid_tiny
     python -m launch.sweep --workdir=runs/adavid                  # accuracy against operations at every preset
@@ -12,7 +13,8 @@ Objective: EgoNCE at temperature 0.05, both directions summed, each clip beside 
 From the paper: 10 epochs in batches of 160, "other hyperparameters as EgoVLP": AdamW at 3e-5 without decay, constant,
 four frames of 224 pixels. (EgoVLP's released code raises the rate to 2e-4 after an epoch and draws no hard negatives
 where its paper has them: `clip.pairs='none'` and `optimizer.learning_rate` are those switches.)
-It starts from EgoVLP's weights: `init_from` of the stage names a run that has them.
+It starts from EgoVLP's weights. Without them, set `model.video.transformer.layout='timesformer'`, as the tiny variant
+does: EgoVLP's own layers start their attention over time so that its queries and keys learn nothing for ever.
 Data: data/ego4d with egoclip.csv, egomcq.json and a store of the videos (vidlang/datasets/egoclip.py, egomcq.py).
 Cost: 8 L40S in the paper, hours not told. Half of EgoVLP's operations a step on average: 8.7e10 a clip forward.
 Result: EgoMCQ 90.8 % inter and 59.5 % intra at full width in the paper (EgoVLP 90.6, 57.2), little less at half the
@@ -37,9 +39,9 @@ PRESETS = {
 MIDDLE = {"times": {"name": "middle"}, "crop": {"name": "short_side", "side": 256, "crop": 224}}
 
 
-def model() -> parts.Section:
+def model(layout: str = "divided") -> parts.Section:
     """EgoVLP's dual encoder; CLIP's patches would have no bias, these have."""
-    video = {**parts.VIT["B"], "layout": "timesformer", "dtype": "bfloat16", "remat": "full"}
+    video = {**parts.VIT["B"], "layout": layout, "dtype": "bfloat16", "remat": "full"}
     text = {**parts.TEXT["distilbert"], "norm": "post", "epsilon": 1e-12, "dtype": "bfloat16"}
     return {
         "name": "dual_encoder",
@@ -79,6 +81,7 @@ def stage(order: str) -> parts.Section:
         "duration": "10 epochs",
         "batch_size": 160,
         "model": model(),
+        "init_from": "",
         "dials": {"widths": {"name": order, "draw": "sequences"}},
         "data": {"name": "egoclip", "split": "train", "group_seconds": 60.0, **EGO4D},
         "clip": {
@@ -111,7 +114,8 @@ def tiny_stage(full: parts.Section, order: str, **changes: Any) -> parts.Section
         for preset in PRESETS[order]
     ]
     settings: dict[str, Any] = {"steps": 200, "batch_size": 32, "learning_rate": 3e-4, "evals": evals, **changes}
-    small = parts.tiny(full, data=parts.corpus("narrations"), **settings)
+    learning = {**full, "model": model("timesformer")}  # from nothing
+    small = parts.tiny(learning, data=parts.corpus("narrations"), **settings)
     return {**small, "optimizer": {**small["optimizer"], "clip_norm": 1.0}}
 
 

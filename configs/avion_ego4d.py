@@ -1,6 +1,7 @@
-"""AVION: contrastive pre-training on Ego4D in batches of 2,048 on one machine of eight GPUs.
+r"""AVION: contrastive pre-training on Ego4D in batches of 2,048 on one machine of eight GPUs.
 
-    python -m launch.train --config=configs/avion_ego4d.py --workdir=runs/avion              # ViT-B, 4 M narrations
+    python -m launch.train --config=configs/avion_ego4d.py --workdir=runs/avion \
+        '--config.stages[0].init_from=clip:weights/clip-vit-base-patch16'                    # ViT-B, 4 M narrations
     python -m launch.train --config=configs/avion_ego4d.py:llm --workdir=runs/avion_llm      # 35 M captions of LaViLa
     python -m launch.train --config=configs/avion_ego4d.py:vit_l,llm --workdir=runs/avion_l  # ViT-L, batches of 896
     python -m launch.train --config=configs/avion_ego4d.py:tiny --workdir=runs/avion_tiny
@@ -12,7 +13,8 @@ From the paper: AdamW at a fixed 3e-5 with decay 0.01, 5 epochs (10 with the lan
 100 % of the area, positions in time at random; its code starts them at zero (`model.video.temporal_std=0.0`).
 From its code: temperature 0.07 fixed, 256 channels in common, and the exact GELU with weights that CLIP trained with
 the quick one (`transformer.activation='quick_gelu'` is CLIP's).
-It starts from CLIP's weights: `init_from` of the stage names a run that has them.
+It starts from CLIP's weights, without which it begins from nothing. Projections and temperature are new, as in its
+code, and `init_allow` names that, the activation, and an epsilon that is not CLIP's either.
 Data: data/ego4d with LaViLa's pickles and a store of the videos; data/epic for the zero-shot evaluation.
 Cost: 18 h on 8 A5000 in the paper (130 GPU-hours); 33 h with the captions, 680 GPU-hours with ViT-L.
 Result: EK-100 MIR zero-shot mAP 27.5 and nDCG 29.1 at 4 frames (31.1 and 31.9 with captions; ViT-L 36.4 and 35.1).
@@ -29,6 +31,8 @@ SIZES = ("vit_b", "vit_l")
 EGO4D = {"root": "data/ego4d", "store": "data/ego4d/store", "bad_clips": "drop"}
 EPIC = {"root": "data/epic", "store": "data/epic/store"}
 BATCH = {"vit_b": 2_048, "vit_l": 896}
+# What is not as in CLIP's weights.
+NEW = ("_projection/", "^log_scale$", r"^(video|text)\.transformer\.(activation|epsilon)$", r"^video\.stem_epsilon$")
 
 
 def video(size: str, **transformer: Any) -> parts.Section:
@@ -84,6 +88,8 @@ def stage(size: str, split: str) -> parts.Section:
         "duration": "5 epochs",
         "batch_size": BATCH[size],
         "model": model(size),
+        "init_from": "",
+        "init_allow": NEW,
         "data": {"name": "egoclip", "split": split, **EGO4D},
         "clip": {
             "frames": 4,

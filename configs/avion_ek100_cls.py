@@ -2,11 +2,13 @@ r"""AVION on EPIC-KITCHENS-100 action recognition: 3,806 actions, verbs and noun
 
     python -m launch.train --config=configs/avion_ek100_cls.py --workdir=runs/cls \
         '--config.stages[0].init_from=runs/avion'
-    python -m launch.train --config=configs/avion_ek100_cls.py:vit_l --workdir=runs/cls_l
+    python -m launch.train --config=configs/avion_ek100_cls.py:vit_l --workdir=runs/cls_l \
+        '--config.stages[0].init_from=avion:weights/avion_pretrain_lavila_vitl.pt' \
+        '--config.stages[0].model.video.mean=(0.4248, 0.4578, 0.4082)'
     python -m launch.train --config=configs/avion_ek100_cls.py:tiny --workdir=runs/cls_tiny
 
-It starts from the pre-training of configs/avion_ego4d.py: the video tower is taken, the text tower is left, the head is
-new, N(0, 0.01).
+It starts from the pre-training of configs/avion_ego4d.py, or from a checkpoint of theirs, whose mean of red is not
+CLIP's: the video tower is taken, the text tower is left, the head is new, N(0, 0.01).
 From the paper: 100 epochs, SGD with momentum 0.9 and decay 5e-4 (its code: 4e-5), learning rate 1e-6 to 0.012 in one
 epoch (code: two), then to 1e-5 by half a cosine; 64 clips a GPU on eight (ViT-L 24), 16 frames, stochastic depth 0.1,
 dropout 0.5 before the head, label smoothing 0.1, mixup 0.8, mirrored half of the time. Its code also mixes by cutmix,

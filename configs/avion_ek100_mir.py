@@ -2,10 +2,13 @@ r"""AVION on EPIC-KITCHENS-100 multi-instance retrieval: the max-margin loss ove
 
     python -m launch.train --config=configs/avion_ek100_mir.py --workdir=runs/mir \
         '--config.stages[0].init_from=runs/avion'
-    python -m launch.train --config=configs/avion_ek100_mir.py:vit_l --workdir=runs/mir_l
+    python -m launch.train --config=configs/avion_ek100_mir.py:vit_l --workdir=runs/mir_l \
+        '--config.stages[0].init_from=avion:weights/avion_pretrain_lavila_vitl.pt' \
+        '--config.stages[0].model.video.mean=(0.4248, 0.4578, 0.4082)'
     python -m launch.train --config=configs/avion_ek100_mir.py:tiny --workdir=runs/mir_tiny
 
-It starts from the pre-training of configs/avion_ego4d.py; positions in time are interpolated from 4 frames to 16.
+It starts from the pre-training of configs/avion_ego4d.py, or from a checkpoint of theirs, whose mean of red is not
+CLIP's; positions in time are interpolated from 4 frames to 16.
 In training a clip's text is drawn from the sentences with relevancy above 0.1. Loss: the mean over all wrong pairs of
 max(0, 0.2 - own cosine + other's), both directions; `objective.adaptive` makes the margin 0.4 times the relevancy.
 From the paper: 100 epochs, AdamW with decay 0.01, learning rate from 1e-6 to 3e-5 in one epoch, then to 1e-5 by half a
@@ -34,6 +37,7 @@ def stage(size: str) -> parts.Section:
         **before,
         "name": "mir",
         "init_from": "",
+        "init_allow": ("^log_scale$",),  # which their checkpoints have
         "duration": "100 epochs",
         "batch_size": BATCH[size],
         "model": {**built, "video": {**built["video"], "extend_positions": "linear"}},

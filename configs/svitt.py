@@ -1,7 +1,8 @@
-"""SViTT: sparse edges and sparse nodes, over clips that get longer while both get sparser.
+r"""SViTT: sparse edges and sparse nodes, over clips that get longer while both get sparser.
 
-    python -m launch.train --config=configs/svitt.py --workdir=runs/svitt               # hybrid, 1 to 16 frames
-    python -m launch.train --config=configs/svitt.py:dense --workdir=runs/svitt_dense   # edge and node: one of the two
+    python -m launch.train --config=configs/svitt.py --workdir=runs/svitt \
+        '--config.stages[0].init_from=("beit:weights/beit-base-patch16-224:video_encoder", "bert:weights/bert-base")'
+    python -m launch.train --config=configs/svitt.py:dense --workdir=runs/svitt_dense   # the first was hybrid
     python -m launch.train --config=configs/svitt.py:edge --workdir=runs/svitt_edge
     python -m launch.train --config=configs/svitt.py:node --workdir=runs/svitt_node
     python -m launch.train --config=configs/svitt.py:tiny --workdir=runs/svitt_tiny
@@ -18,7 +19,8 @@ warm-up, cosine to a hundredth, crops of 50 to 100 %, mirrored, learned temperat
 the paper where its code does otherwise: cls tokens are compared (code: the mean of the clip's tokens,
 `model.video.pool`), negatives come from the whole batch (code: 32 clips of one GPU), pruning by text is on (off in the
 released configs). How long the later stages last is not printed: as long as the first.
-It starts from BEiT's and BERT's weights: `init_from` of the first stage names a run that has them.
+It starts from BEiT's and BERT's weights, of which the last three layers go into the fusion encoder; `init_allow` names
+what is new beside them. Without weights it begins from nothing.
 Data: data/webvid with a store (vidlang/datasets/webvid.py); MSR-VTT and DiDeMo for the zero-shot evaluations.
 Cost: 93.9, 166.4, 296.2 GFLOP a clip at 4, 8, 16 frames (dense 139.9, 291.3, 627.8; docs/cost.md); 8 GPUs of 48 GB.
 Result: DiDeMo zero-shot R@1 / mean of recalls in the paper, hybrid: 29.3 / 48.8 at 4 frames, 31.0 / 51.5 at 8, 31.4 /
@@ -39,12 +41,18 @@ EDGES = {"local": 1, "random": 3, "block": 56}
 KEEP = {1: None, 4: 0.7, 8: 0.6, 16: 0.5}
 PRUNED_AFTER = ("3", "6", "9")
 MASK_ID = 103  # of BERT's tokenizer
+# What neither BEiT nor BERT has, and BEiT's norm of a mean that is not taken.
+NEW = (
+    *("^video_encoder/(pooled_)?norm/", "_projection/", "^log_scale$", "^match_head/"),
+    r"^fusion_encoder/layers/cross_attention",
+)
 WEBVID = {"root": "data/webvid", "store": "data/webvid/store", "bad_clips": "drop"}
 
 
 def model() -> parts.Section:
     """Both towers and the fusion encoder."""
-    beit = {**parts.VIT["B"], "relative_positions": True, "layer_scale": 0.1, "dtype": "bfloat16", "remat": "full"}
+    beit: parts.Section = {**parts.VIT["B"], "relative_positions": True, "layer_scale": 0.1, "epsilon": 1e-12}
+    beit |= {"dtype": "bfloat16", "remat": "full"}
     bert = {**parts.TEXT["bert_base"], "layers": 9, "norm": "post", "epsilon": 1e-12, "dtype": "bfloat16"}
     return {
         "name": "fusion",
@@ -146,6 +154,7 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     chosen = parts.variant(words, KINDS)
     kind = parts.one_of(chosen, KINDS)
     stages = {frames: stage(kind, frames) for frames in KEEP}
+    stages[1] |= {"init_from": "", "init_allow": NEW}
     if "tiny" in chosen:
         stages = {frames: tiny_stage(full, frames, steps=30) for frames, full in stages.items()}
     return parts.recipe("svitt", list(stages.values()), curriculum="sparse_expansion")

@@ -1,6 +1,7 @@
-"""SViTT-Ego: SViTT on egocentric video, with EgoNCE in place of the contrastive loss, on cards of 12 GB.
+r"""SViTT-Ego: SViTT on egocentric video, with EgoNCE in place of the contrastive loss, on cards of 12 GB.
 
-    python -m launch.train --config=configs/svitt_ego.py --workdir=runs/svitt_ego              # 3 random blocks
+    python -m launch.train --config=configs/svitt_ego.py --workdir=runs/svitt_ego \
+        '--config.stages[0].init_from=("beit:weights/beit-base-patch16-224:video_encoder", "bert:weights/bert-base")'
     python -m launch.train --config=configs/svitt_ego.py:random_5 --workdir=runs/svitt_ego_5
     python -m launch.train --config=configs/svitt_ego.py:infonce --workdir=runs/svitt_ego_nce  # Table 1's other line
     python -m launch.train --config=configs/svitt_ego.py:tiny --workdir=runs/svitt_ego_tiny
@@ -11,7 +12,7 @@ and each clip stands beside another of its minute of video, which doubles the ba
 From the paper: 10 epochs, batches of 8 clips on each of 8 GPUs, AdamW at 3e-5 with decay 0.02, an epoch of warm-up,
 cosine, 0.7 of the tokens kept by cls and 0.1 by text. Not printed: the temperature, here EgoVLP's 0.05, fixed.
 Features for language queries (NLQ) come from `python -m launch.extract` (docs/features.md).
-It starts from BEiT's and BERT's weights: `init_from` of the stage names a run that has them.
+It starts from BEiT's and BERT's weights, as SViTT does. Without weights it begins from nothing.
 Data: data/ego4d with egoclip.csv, egomcq.json and a store of the videos (vidlang/datasets/egoclip.py, egomcq.py).
 Cost: 8.76 GB a GPU at its peak with 3 random blocks, 9.61 GB with 5, in the paper.
 Result: EgoMCQ 92.9 % inter and 65.1 % intra in the paper with 3 random blocks, 92.9 and 65.9 with 5; with a tenth of
@@ -25,7 +26,7 @@ import ml_collections
 
 from configs import parts
 from configs.adavid_egovlp import EGO4D, egomcq
-from configs.svitt import dials, model, objective
+from configs.svitt import NEW, dials, model, objective
 from configs.svitt import stage as webvid_stage
 
 KINDS = ("random_3", "random_5", "infonce")
@@ -43,6 +44,8 @@ def stage(kind: str) -> parts.Section:
         "name": kind,
         "batch_size": 128,  # 64 clips, each beside another of its minute
         "model": {**model(), "temperature": {"init": 0.05, "max_scale": 1000.0, "learnable": False}},
+        "init_from": "",
+        "init_allow": NEW,
         "dials": sparse,
         "data": {"name": "egoclip", "split": "train", "group_seconds": 60.0, **EGO4D},
         "clip": {**before["clip"], "pairs": "group", "fields": ("verbs", "nouns")},

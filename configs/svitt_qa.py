@@ -31,7 +31,7 @@ from vidlang.datasets.synthetic import answer_list
 ANSWERS = {"msrvtt_qa": 1_500, "activitynet_qa": 1_654, "agqa": 171}
 SPLITS = {"msrvtt_qa": "test", "activitynet_qa": "test", "agqa": "test"}
 FRAMES = 4
-LEFT = ("_projection/", "^log_scale$", "^match_head/", "^word_head/")
+LEFT = ("_projection/", "^log_scale$", "^match_head/", "^word_head/", "^video_encoder/(pooled_)?norm/")
 
 
 def stage(name: str) -> parts.Section:

@@ -2,7 +2,8 @@ r"""SViTT fine-tuned for text-to-video retrieval on MSR-VTT, DiDeMo, Charades or
 
     python -m launch.train --config=configs/svitt_retrieval.py:msrvtt --workdir=runs/msrvtt \
         '--config.stages[0].init_from=runs/svitt'
-    python -m launch.train --config=configs/svitt_retrieval.py:didemo --workdir=runs/didemo
+    python -m launch.train --config=configs/svitt_retrieval.py:didemo --workdir=runs/didemo \
+        '--config.stages[0].init_from=svitt:weights/svitt.pth'               # a checkpoint of theirs
     python -m launch.train --config=configs/svitt_retrieval.py:charades --workdir=runs/charades
     python -m launch.train --config=configs/svitt_retrieval.py:ssv2 --workdir=runs/ssv2
     python -m launch.train --config=configs/svitt_retrieval.py:tiny --workdir=runs/retrieval_tiny
@@ -62,7 +63,7 @@ def stage(name: str) -> parts.Section:
         "batch_size": 128,
         "model": {**model(), "words": {"rate": 0.0}},
         "init_from": "",
-        "init_allow": ("^word_head/",),
+        "init_allow": ("^word_head/", "^video_encoder/(pooled_)?norm/"),
         "dials": dials("hybrid", FRAMES),
         "data": {**data, "split": train},
         "objective": {"name": "combined", "parts": contrast},

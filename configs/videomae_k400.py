@@ -1,7 +1,9 @@
-"""VideoMAE on Kinetics-400: masked reconstruction, then fine-tuning to classes; AVION's example of decoding's cost.
+r"""VideoMAE on Kinetics-400: masked reconstruction, then fine-tuning to classes; AVION's example of decoding's cost.
 
     python -m launch.train --config=configs/videomae_k400.py --workdir=runs/videomae
     python -m launch.train --config=configs/videomae_k400.py:tiny --workdir=runs/videomae_tiny
+    python -m launch.train --config=configs/videomae_k400.py:finetune --workdir=runs/videomae_finetune \
+        '--config.stages[0].init_from=videomae:weights/videomae-base'           # the second stage alone, from weights
 
 Stages: pretrain, a ViT-B that sees a tenth of the tubelets (the same places at all times hidden) and a decoder of four
 layers that rebuilds the pixels of the rest, each tubelet normalised; then finetune, the encoder alone with a head.
@@ -94,7 +96,8 @@ def finetune_stage() -> parts.Section:
         "duration": "75 epochs",
         "batch_size": batch,
         "model": {"name": "classifier", "video": video(drop_path=0.1), "heads": {"label": CLASSES}, "dropout": 0.0},
-        "init_allow": ("^head_", "^decoder"),
+        # Hugging Face's folders say 1e-12, VideoMAE's own code 1e-6.
+        "init_allow": ("^head_", "^decoder", r"^video\.transformer\.epsilon$"),
         "dials": {},
         "clip": {**before["clip"], "crop": {"name": "random_resized"}, "fields": ("label",)},
         "augment": {
@@ -118,8 +121,8 @@ def finetune_stage() -> parts.Section:
 
 
 def get_config(words: str = "") -> ml_collections.ConfigDict:
-    """Two stages: pretrain, finetune. Variant: tiny."""
-    chosen = parts.variant(words, ())
+    """Two stages: pretrain, finetune. Variants: finetune, the second alone; tiny."""
+    chosen = parts.variant(words, ("finetune",))
     stages = [pretrain_stage(), finetune_stage()]
     if "tiny" in chosen:
         actions = VERBS * len(COLOURS) * len(SHAPES)
@@ -133,4 +136,4 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
             parts.tiny({**before, "clip": {**before["clip"], **times}}, data=data, frames=8, steps=60),
             parts.tiny({**after, "clip": {**after["clip"], **times}}, data=data, evals=evals, frames=8, steps=200),
         ]
-    return parts.recipe("videomae_k400", stages)
+    return parts.recipe("videomae_k400", [{**stages[1], "init_from": ""}] if "finetune" in chosen else stages)

@@ -69,12 +69,17 @@ def added(path: str, gone: str, shape: tuple[int, ...]) -> Fold:
 
 @dataclass(frozen=True)
 class Fixed:
-    """A parameter that the published model has not, and the number that makes it do nothing. why: to mend the rest."""
+    """A parameter that the published model has not, and the number that makes it do nothing. why: to mend the rest.
+
+    inert: it does nothing whatever its numbers are, as a key's bias, which adds the same to all that a query is
+    compared with. Training moves it a little off its number; it is left out on the way back.
+    """
 
     path: str
     shape: tuple[int, ...]
     value: float = 0.0
     why: str = "the published model has no such parameter"
+    inert: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Table:
             if leaf is None or tuple(leaf.shape) != fixed.shape:
                 shape = "missing" if leaf is None else tuple(leaf.shape)
                 raise ValueError(f"{fixed.path} is {shape}, not {fixed.shape}; give the parameters of this model")
-            if np.any(np.asarray(leaf) != fixed.value):
+            if not fixed.inert and np.any(np.asarray(leaf) != fixed.value):
                 raise ValueError(f"{fixed.path} is not {fixed.value:g} everywhere, and {fixed.why}")
         for fold in self.folds:
             flat |= {path: nothing() for path, nothing in fold.gone.items()}

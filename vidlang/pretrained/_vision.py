@@ -259,9 +259,8 @@ def layers(
         if bias:
             rules.append(Rule(path, bias, shape, s.layers, lambda x: x.reshape(shape), lambda x: x.reshape(-1)))
         else:
-            inert = "published models have none; set it to zero"
-            keys = f"{inert}, which changes nothing, for it adds the same to all that a query is compared with"
-            fixed.append(Fixed(path, (s.layers, *shape), 0.0, keys if part.endswith("key") else inert))
+            why = "published models have none; set it to zero"
+            fixed.append(Fixed(path, (s.layers, *shape), 0.0, why, inert=part.endswith("key")))
     return rules, fixed
 
 
