@@ -1,5 +1,6 @@
 """A loaded model gives for files, frames and texts what the model itself gives for each of them alone."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from vidlang.data.clips import ClipTable
 from vidlang.data.crops import choose_crop
 from vidlang.data.frames import choose_times
 from vidlang.data.stores.adopt import adopt
+from vidlang.serve.loaded import Loaded
 from vidlang.serve.search import embed_evaluation, evaluation_clips
 from vidlang.serve.shapes import batch_rows
 from vidlang.train.evaluate import restore_model
@@ -97,6 +99,28 @@ def test_larger_frames_are_cropped_and_scaled_as_files_are(loaded):
     np.testing.assert_allclose(found, loaded.embed_video(np.ascontiguousarray(clip)), atol=0.02)
     other = loaded.embed_video(np.ascontiguousarray(clip[:, ::-1]))
     assert np.abs(found - other).max() > 0.1, "a crop elsewhere would be seen"
+
+
+def test_of_several_views_the_mean_counts(loaded):
+    video_THWC = np.random.default_rng(4).integers(0, 256, (4, 16, 48, 3), np.uint8)
+    about = dataclasses.replace(loaded.about, clip={**loaded.about.clip, "crop": {"name": "center"}, "crops": 3})
+    views = Loaded(about, loaded.params, loaded.tokenizer, loaded._mesh).embed_video(video_THWC)
+    alone = loaded.embed_video([video_THWC[:, :, left : left + 16] for left in (0, 16, 32)])
+    np.testing.assert_allclose(views, alone.mean(axis=0, keepdims=True), atol=1e-5)
+
+
+def test_clips_in_the_planes_that_they_are_stored_in_are_seen_alike(loaded, files):
+    clip = {**loaded.about.clip, "pixels": "yuv420"}
+    fields = {**loaded.about.fields, "yuv_BTXW": [[4, 24, 16], "uint8"]}
+    del fields["video_BTHWC"]
+    about = dataclasses.replace(loaded.about, clip=clip, fields=fields)
+    planes = Loaded(about, loaded.params, loaded.tokenizer, loaded._mesh)
+    found, expected = planes.embed_video(files), loaded.embed_video(files)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert np.abs(found - expected).max() > 1e-6, "another conversion has other last bits"
+    frames = np.full((8, 16, 16, 3), 77, np.uint8)
+    np.testing.assert_allclose(planes.embed_video(frames, frames=8), loaded.embed_video(frames, frames=8), atol=1e-6)
+    np.testing.assert_allclose(planes.slice(16).embed_video(frames), loaded.embed_video(frames, width=16), atol=1e-6)
 
 
 def test_similarities_are_cosines_and_take_what_was_embedded_before(loaded, files):
