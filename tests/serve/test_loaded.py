@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+import av
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +100,26 @@ def test_larger_frames_are_cropped_and_scaled_as_files_are(loaded):
     np.testing.assert_allclose(found, loaded.embed_video(np.ascontiguousarray(clip)), atol=0.02)
     other = loaded.embed_video(np.ascontiguousarray(clip[:, ::-1]))
     assert np.abs(found - other).max() > 0.1, "a crop elsewhere would be seen"
+
+
+def test_pictures_are_videos_of_one_frame(loaded, files, tmp_path):
+    rows = np.linspace(0, 255, 64).astype(np.uint8)
+    picture_HWC = np.zeros((64, 64, 3), np.uint8) + np.stack([rows, rows[::-1], rows], axis=1)[:, None]
+    for name in ("one.png", "two.PNG"):
+        frame = av.VideoFrame.from_ndarray(picture_HWC, format="rgb24")
+        with av.open(str(tmp_path / name), "w", format="image2") as container:
+            stream = container.add_stream("png")
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "rgb24"
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    (tmp_path / "cut.jpg").write_bytes(b"no picture")
+    expected = loaded.embed_video(picture_HWC[None])
+    given = [tmp_path / "one.png", files[0], tmp_path / "two.PNG", tmp_path / "cut.jpg"]
+    found = loaded.embed_video(given, unreadable="nan")
+    np.testing.assert_allclose(found[[0, 2]], np.repeat(expected, 2, axis=0), atol=1e-5)
+    np.testing.assert_allclose(found[1:2], loaded.embed_video(files[0]), atol=1e-6)
+    with pytest.raises(ValueError, match=r"cut\.jpg cannot be read: it cannot be read as a JPEG, PNG or WebP image"):
+        loaded.embed_video(given)
 
 
 def test_of_several_views_the_mean_counts(loaded):

@@ -81,7 +81,10 @@ def _source(source: Mapping[str, Any]) -> str:
         return "Not known."
     told = [f"Recipe `{source['recipe']}`, stage `{source['stage']}`, step {source['step']}."]
     told.append(f"Data: `{_json(source.get('data', {}))}`.")
-    told += [f"{name.capitalize()}: `{_json(value)}`." for name, value in source.get("training", {}).items()]
+    told += [
+        f"{name.replace('_', ' ').capitalize()}: `{_json(value)}`."
+        for name, value in source.get("training", {}).items()
+    ]
     return "\n".join(f"- {line}" for line in told)
 
 

@@ -3,7 +3,7 @@
 An H.264 MP4 stays where it is, and clips of it are decoded at random: what has to be known of its frames is made into
 an index of it (`data.stores.adopt`). Any other file could only be decoded from its start for every clip, which for a
 film takes longer than decoding is given. So it is first cut into chunks (`data.precut`), once from start to end. Index
-and chunks lie in a folder that goes when the work is done.
+and chunks lie in a folder that goes when the work is done. A picture is a video of one frame, shown for a second.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from vidlang.data.failures import BrokenVideo
 from vidlang.data.mp4 import NotIndexed, read_index
 from vidlang.data.precut import Failure, PrecutSettings, Progress, precut
 from vidlang.data.stores.adopt import NothingAdopted, adopt
+from vidlang.data.stores.images import SUFFIXES as PICTURES
 
 # Chunks that are read once: encoded in little time rather than into few bytes.
 QUICK = EncodeSettings(preset="veryfast")
@@ -95,7 +96,8 @@ def own_videos(
 
     short_side, workers, progress: of the cutting of files that have to be cut.
     """
-    quick, slow, refused = _sorted(videos)
+    pictures = [video for video in videos if Path(video.path).suffix.lower() in PICTURES]
+    quick, slow, refused = _sorted([video for video in videos if video not in pictures])
     with tempfile.TemporaryDirectory(prefix="vidlang_") as folder:
         stores, place = [], Path(folder)
         # Files that were cut can be decoded for sure, so what is wrong with others stops nothing.
@@ -103,7 +105,9 @@ def own_videos(
             settings = PrecutSettings(short_side=short_side + short_side % 2, encode=QUICK)
             stores += _cut(slow, place / "cut", settings, refused, workers, progress)
         if quick:
-            stores += _indexed(quick, place, refused)
+            stores += _indexed(quick, place, "videos", refused)
+        if pictures:
+            stores += _indexed(pictures, place, "images", refused)
         if not stores:
             raise NoneReadable(refused)
         yield OwnVideos([_table(store, parts) for store in stores], refused)
@@ -123,15 +127,17 @@ def _sorted(videos: Sequence[Input]) -> tuple[list[Input], list[Input], Refused]
     return quick, slow, refused
 
 
-def _indexed(videos: Sequence[Input], place: Path, refused: Refused) -> list[Path]:
+def _indexed(videos: Sequence[Input], place: Path, layout: str, refused: Refused) -> list[Path]:
     """A store of files as they are."""
+    place = place / layout
     for video in videos:
-        # A folder of links, so that nothing beside the files is looked at, and whatever their suffix.
-        link = place / "files" / f"{video.name}.mp4"
+        # A folder of links, so that nothing beside the files is looked at, and whatever a video's suffix.
+        suffix = ".mp4" if layout == "videos" else Path(video.path).suffix.lower()
+        link = place / "files" / f"{video.name}{suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(Path(video.path).resolve())
     try:
-        report = adopt(place / "files", place / "index", "videos")
+        report = adopt(place / "files", place / "index", layout)
     except NothingAdopted as error:
         report = error.report
     refused += [(name, why) for name, _, why in report.refused]
