@@ -129,6 +129,17 @@ def test_a_batch_is_open_and_the_file_holds_what_it_needs_once(tmp_path):
     assert own <= held < 1.1 * own + 500
 
 
+def test_layers_are_few_nodes():
+    model = dual()
+    params = drawn(model)
+    for program in programs(standalone(model), params, FIELDS, OFF):
+        ops = [node.op for node in convert.convert(program.function, program.inputs, program.output).nodes]
+        layers = TRANSFORMER["layers"]
+        assert ops.count("Softmax") == layers and ops.count("LayerNormalization") == 2 * layers + 1
+        assert ops.count("MatMul") == layers * (4 + 2 + 2) + (2 if program.method == "embed_video" else 1)
+        assert len(ops) < 100
+
+
 def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch):
     model = dual()
     params = drawn(model)

@@ -16,6 +16,13 @@ KINDS = {"x": np.float32, "y": np.float32, "p": np.float32, "i": np.int32, "m": 
 TABLE = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
 
 
+def norm(x, count=6, about=None, spread=None, scale=TABLE[:1]):
+    """Layer normalisation as the model writes it, or something near it."""
+    centred = x - (x if about is None else about).sum(1)[:, None] / count
+    variance = jnp.square(centred if spread is None else spread).sum(1)[:, None] / count
+    return centred * lax.rsqrt(variance + 1e-3) * scale + TABLE[1:2]
+
+
 CASES = {
     "arithmetic": lambda x, y, p: (x + y) * (x - p) / p - x,
     "against numbers": lambda x: 2.0 * x + TABLE[:1] - jnp.float32(3),
@@ -79,6 +86,17 @@ CASES = {
     "loop of a sum": lambda x: lax.scan(lambda c, t: (c + t, None), jnp.zeros(6), x.reshape(-1, 6).sum(0)[None])[0],
     "own derivative": jax.nn.relu,
     "again in the backward pass": lambda x: jax.checkpoint(lambda x: jax.nn.softmax(x, axis=1))(x),
+    "softmax": lambda x: jax.nn.softmax(x, axis=1) + jax.nn.softmax(x.reshape(-1, 3, 2), axis=1).reshape(x.shape),
+    "softmax with another sum": lambda x: jnp.exp(x - x.max(1)[:, None]) / jnp.exp(x).sum(1)[:, None],
+    "softmax from another start": lambda x: (e := jnp.exp(x - x.min(1)[:, None])) / e.sum(1)[:, None],
+    "softmax over other entries": lambda x: (e := jnp.exp(x - x[:, :3].max(1)[:, None])) / e.sum(1)[:, None],
+    "norm": lambda x: norm(x),
+    "norm of another count": lambda x: norm(x, count=5),
+    "norm about another mean": lambda x, y: norm(x, about=y),
+    "norm with another spread": lambda x, y: norm(x, spread=y),
+    "norm with drawn scales": lambda x, y: norm(x, scale=y),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False) + jax.nn.gelu(x, approximate=True),
+    "not a gelu": lambda x: lax.erfc(-x * 0.7) + lax.erfc(x * np.float32(np.sqrt(0.5))),
     "key": lambda x: x + jax.random.normal(jax.random.key(3), (6,))[None],
 }
 
@@ -109,6 +127,16 @@ def test_as_jax_computes_it(name, tmp_path):
         expected = np.asarray(jax.jit(function)(**arrays))
         assert found.dtype == expected.dtype and found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "count"),
+    [("softmax", "Softmax", 2), ("norm", "LayerNormalization", 1), *((name, "", 0) for name in CASES if " an" in name)],
+)
+def test_what_is_a_softmax_or_a_norm_becomes_one_node(name, op, count):
+    inputs = {key: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for key, x in arguments(CASES[name], 1).items()}
+    ops = [node.op for node in convert.convert(CASES[name], inputs, "result").nodes]
+    assert ops.count(op) == count and (op or not {"Softmax", "LayerNormalization"} & set(ops))
 
 
 def test_every_rule_has_a_case():

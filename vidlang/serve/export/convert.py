@@ -16,6 +16,7 @@ from jax import export as jax_export
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from vidlang.serve.export import elementwise, indexing, products, shapes
+from vidlang.serve.export.fusion import fused
 from vidlang.serve.export.graph import BATCH, Graph, Value, full, known, spread
 
 # primitive -> function of (graph, its inputs, how its outputs look, its parameters), which gives its outputs.
@@ -52,7 +53,7 @@ def convert(function: Callable[..., Any], inputs: Mapping[str, jax.ShapeDtypeStr
     graph.inputs = [values[name] for name in inputs]
     found = graph.filled(found)
     graph.outputs.append(graph.node("Identity", found, like=found))
-    graph = graph.pruned()
+    graph = fused(graph.pruned())
     return _renamed_output(graph, output)
 
 
