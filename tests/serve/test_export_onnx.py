@@ -137,7 +137,6 @@ def test_layers_are_few_nodes():
         layers = TRANSFORMER["layers"]
         assert ops.count("Softmax") == layers and ops.count("LayerNormalization") == 2 * layers + 1
         assert ops.count("MatMul") == layers * (4 + 2 + 2) + (2 if program.method == "embed_video" else 1)
-        assert len(ops) < 100
 
 
 def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch):
