@@ -192,11 +192,7 @@ def supervise(command: Sequence[str], own: argparse.Namespace) -> int:
     groups: list[Group] = [Group(command, environments(own.processes, own.cpu_devices))]
     with passed_on(groups, asked):
         while True:
-            try:
-                ended = groups[-1].wait(own.grace)
-            finally:
-                groups[-1].kill()
-            process, code = verdict(ended)
+            process, code = verdict(groups[-1].wait(own.grace))
             used = len(groups) - 1
             if code in (0, MISTAKE) or code in (128 + signal.SIGTERM, 128 + signal.SIGINT) or asked:
                 return code

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import pytest
@@ -133,6 +134,7 @@ def agreement(monkeypatch, facts):
     threads = [threading.Thread(target=one, args=(process,)) for process in range(len(facts))]
     for thread in threads:
         thread.start()
+        time.sleep(0.1)  # several slices: those who came first wait on
     for thread in threads:
         thread.join(timeout=10)
         assert not thread.is_alive()
@@ -168,15 +170,16 @@ def test_alone_leaving_changes_nothing():
 
 
 def test_the_code_is_every_python_file_by_path_and_text(tmp_path):
-    def write(path, text):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-        return versions.code_digest(tmp_path)
+    def write(path, text, root=tmp_path / "one"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+        return versions.code_digest(root)
 
     seen = [write("vidlang/a.py", "x = 1"), write("configs/b.py", "y"), write("vidlang/a.py", "x = 2")]
     seen.append(write("vidlang/deep/a.py", "x = 2"))
     assert len(set(seen)) == 4
     assert write("vidlang/notes.txt", "no code") == write("runs/a.py", "no code of ours") == seen[-1]
+    assert write("vidlang/a.py", "x", tmp_path / "two") != write("configs/a.py", "x", tmp_path / "three")
     assert versions.facts()["the packages"].startswith(f"jax {jax.__version__} ")
 
 

@@ -83,7 +83,7 @@ def test_a_mistake_is_one_sentence(launch_script, name, option, sentence):
 SRUN = """
 shift 2
 printf '%s\\0' "$@" > "$BOX/command"
-trap 'sleep 0.2; exit 143' TERM
+trap 'sleep 0.2; touch "$BOX/saved"; exit 143' TERM
 touch "$BOX/running"
 if [[ ${CODE:-} == wait ]]; then sleep 30 & wait $!; fi
 exit "${CODE:-0}"
@@ -134,7 +134,7 @@ def test_slurm_queues_again_when_the_time_is_over(job):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 143, "the training's own code, after it has saved"
-    assert (box / "requeued").read_text() == "requeue 77\n"
+    assert (box / "requeued").read_text() == "requeue 77\n" and (box / "saved").exists()
 
 
 def test_slurm_submits_what_it_prints(programs, launch_script):
