@@ -77,6 +77,7 @@ def train_step(recipe: Recipe, index: int, model: nn.Module, optimizer: Optimize
         seed=recipe.seed_of(index),
         augmentation=augmentation(stage),
         micro=micro(stage),
+        skips=stage.guard.skip > 0,
     )
 
 

@@ -10,6 +10,7 @@ never wait for the host, but always before a save: a state that has met a non-fi
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from vidlang.data.clips import ClipTable
 from vidlang.train import build, sources
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.feed import Feed
+from vidlang.train.guard import Watch
 from vidlang.train.initial import awaited, take_params
 from vidlang.train.meter import Meter
 from vidlang.train.optimizer import Optimizer, make_optimizer
@@ -103,7 +105,7 @@ def train_stage(
             evaluations.prepare()
         save_every = steps(stage.checkpoint.every, batch_size=stage.batch_size, total=total)
         feed = stack.enter_context(Feed(stream, mesh, sources.counter(stream, clips, runtime.max_broken_share)))
-        meter = Meter(writer, stage)
+        meter = Meter(writer, stage, Watch(stage.guard, stage.name, folder, clips, start=start))
         stack.callback(meter.close)
         metrics: dict[str, float] = {}
 
@@ -133,7 +135,7 @@ def train_stage(
                 batch = feed.take()
             with jax.transfer_guard("disallow"):
                 state, scalars = compiled[batch.shape](state, batch.arrays)
-            running = meter.started(step, {**scalars, **batch.counts})
+            running = meter.started(step, {**scalars, **batch.counts}, batch.arrays)
             if step + 1 < total:
                 with meter.waiting(behind=running):
                     feed.draw_ahead()
@@ -204,6 +206,6 @@ def show_metrics(step: int, metrics: Mapping[str, float]) -> str:
 
 
 def last_train_scalars(folder: Path) -> dict[str, float]:
-    """The last loss that was written; a run resumed at its end has no other memory of it."""
+    """The last loss that was a number; a run resumed at its end has no other memory of it."""
     losses = [record["loss"] for record in read_history(folder / "metrics.jsonl") if "loss" in record]
-    return {"loss": losses[-1]} if losses else {}
+    return {"loss": next(filter(math.isfinite, reversed(losses)), losses[-1])} if losses else {}

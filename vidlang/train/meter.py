@@ -1,4 +1,4 @@
-"""What a run says about itself: scalars one step late, throughput, and the end of it when a loss is no number.
+"""What a run says about itself: scalars one step late, throughput, and what went wrong, which a watch looks at.
 
 Drawing a batch costs nothing while the devices are busy with the step before. So the wait for data is counted from the
 moment when that step was done, which a thread of its own takes down.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
 from vidlang.core.metrics import Writer
+from vidlang.train.guard import NAMES, Watch
 from vidlang.train.recipe import Stage
 
 # Steps that a shown speed is averaged over.
@@ -26,12 +26,13 @@ WINDOW = 20
 
 @dataclass
 class Running:
-    """A step that was sent to the devices: its results to be, and when the batch after it was drawn."""
+    """A step that was sent to the devices: its results to be, the names of its clips, when the next batch was drawn."""
 
     step: int
     scalars: dict[str, Any]
     done: Future[float]
     drawn: tuple[float, float] | None = None
+    names: Mapping[str, jax.Array] = field(default_factory=dict)
 
     def waited(self) -> float:
         """Seconds for which this step was done and the next batch was not; waits for the step."""
@@ -44,9 +45,10 @@ class Running:
 class Meter:
     """Holds the step whose scalars are not written yet, and the clock."""
 
-    def __init__(self, writer: Writer, stage: Stage) -> None:
+    def __init__(self, writer: Writer, stage: Stage, watch: Watch | None = None) -> None:
         self.pending: Running | None = None
         self._writer, self._stage = writer, stage
+        self._watch = watch or Watch(stage.guard, stage.name)
         self._steps: collections.deque[tuple[float, float]] = collections.deque(maxlen=WINDOW)
         self._waited, self._since = 0.0, time.monotonic()
         self._clock = ThreadPoolExecutor(max_workers=1, thread_name_prefix="step-clock")
@@ -55,9 +57,10 @@ class Meter:
         """Ends the thread that takes down when steps are done."""
         self._clock.shutdown(wait=False)
 
-    def started(self, step: int, scalars: Mapping[str, Any]) -> Running:
-        """A step that the devices were just given; `scalars` has its loss."""
-        return Running(step, dict(scalars), self._clock.submit(_when_ready, scalars["loss"]))
+    def started(self, step: int, scalars: Mapping[str, Any], arrays: Mapping[str, jax.Array]) -> Running:
+        """A step that the devices were just given; `scalars` has its loss, `arrays` is its batch."""
+        names = {name: arrays[name] for name in NAMES if name in arrays}
+        return Running(step, dict(scalars), self._clock.submit(_when_ready, scalars["loss"]), names=names)
 
     @contextlib.contextmanager
     def waiting(self, behind: Running | None = None) -> Iterator[None]:
@@ -81,7 +84,7 @@ class Meter:
         step, found = self.pending.step, self.pending
         self.pending = None
         values = {name: float(value) for name, value in jax.device_get(found.scalars).items()}
-        self._check_finite(step, values, last_good)
+        self._watch.look(step, values, found.names, last_good)
         now = time.monotonic()
         self._steps.append((now - self._since, self._waited + found.waited()))
         self._waited, self._since = 0.0, now
@@ -93,18 +96,6 @@ class Meter:
         self._writer.write(step, {**values, **speed})
         shown = {"loss": values["loss"], "clips/s": speed["clips_per_second"], "waits for data": speed["data_wait"]}
         self._writer.progress(step + 1, shown)
-
-    def _check_finite(self, step: int, values: dict[str, Any], last_good: int | None) -> None:
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(values[name]):
-                kept = "there is no checkpoint yet" if last_good is None else f"the last good one is step {last_good}"
-                advice = "Lower optimizer.learning_rate or clip_norm, or lengthen the warmup"
-                if step == 0:
-                    advice = "At the first step the input is to blame: a token id beyond the model's vocabulary?"
-                raise FloatingPointError(
-                    f"{name} is {values[name]} at step {step} of stage {self._stage.name!r}. Nothing was saved after "
-                    f"it; {kept}. {advice}"
-                )
 
 
 def _when_ready(array: jax.Array) -> float:

@@ -2,8 +2,8 @@
 
 A recipe is a list of stages. A stage names its task, data, dials, optimizer and evaluations, and starts from the
 stage before it. What only decides where and how fast a run goes (`runtime`, `mesh`, where data lies) or what is looked
-at on the way (`checkpoint`, `evals`) may change between a run and its continuation; everything else may not, see
-`result_config`.
+at on the way (`checkpoint`, `guard`, `evals`) may change between a run and its continuation; everything else may not,
+see `result_config`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,26 @@ class CheckpointPlan:
             raise ValueError(f'checkpoint.best_mode must be "max" or "min"; found {self.best_mode!r}')
         if self.keep < 1:
             raise ValueError(f"checkpoint.keep must be at least 1; found {self.keep}")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a stage does about a step that goes wrong.
+
+    skip: steps in a row whose loss or gradient is no number and that are left out; one more, or any at 0, stops the
+    run. spike: a loss of so many times the median of the last ones is written down with its clips; 0 for never.
+    """
+
+    skip: int = 0
+    spike: float = 3.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.skip, bool) or not isinstance(self.skip, int) or self.skip < 0:
+            raise ValueError(f"guard.skip is how many steps in a row may be left out, from 0 on; found {self.skip!r}")
+        if self.spike != 0 and not 1 < self.spike < float("inf"):
+            raise ValueError(
+                f"guard.spike is a factor on the usual loss, above 1, or 0 for never; found {self.spike!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ class Stage:
     init_from: str | Mapping[str, Any] | tuple[Any, ...] = ""
     init_allow: tuple[str, ...] = ()
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
+    guard: Guard = field(default_factory=Guard)
     evals: tuple[Evaluation, ...] = ()
 
     def __post_init__(self) -> None:
@@ -199,6 +220,8 @@ def _read_stage(config: Mapping[str, Any], what: str) -> Stage:
     values = dict(config)
     if "checkpoint" in values:
         values["checkpoint"] = call(CheckpointPlan, values["checkpoint"], what=f"{what}.checkpoint")
+    if "guard" in values:
+        values["guard"] = call(Guard, values["guard"], what=f"{what}.guard")
     extracts = enumerate(_sections(values.get("extract", ()), f"{what}.extract"))
     values["extract"] = tuple(call(Extraction, section, what=f"{what}.extract[{i}]") for i, section in extracts)
     evals = enumerate(_sections(values.get("evals", ()), f"{what}.evals"))
@@ -226,15 +249,15 @@ def _read_named(kind: type[Any], config: Mapping[str, Any], what: str) -> Any:
 def result_config(config: Any, index: int) -> dict[str, Any]:
     """The part of a config that decides what stage `index` computes: its own settings and those of the stages before.
 
-    A continued run must have the same; runtime, mesh, checkpoints and evaluations are free to change. So is where data
-    and tokenizer lie, and how many processes make them: what is in them, the checkpoint's note identifies.
+    A continued run must have the same; runtime, mesh, checkpoints, guard and evaluations are free to change. So is
+    where data and tokenizer lie, and how many processes make them: what is in them, the checkpoint's note identifies.
     """
     plain = to_dict(config)
     return {"seed": plain["seed"], "stages": tuple(_result_stage(stage) for stage in plain["stages"][: index + 1])}
 
 
 def _result_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
-    result = {key: value for key, value in stage.items() if key not in ("checkpoint", "evals")}
+    result = {key: value for key, value in stage.items() if key not in ("checkpoint", "guard", "evals")}
     if not result.get("init_from"):  # which says as much as none
         result.pop("init_from", None)
     if "data" in result:

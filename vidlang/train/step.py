@@ -127,9 +127,13 @@ def make_train_step(
     seed: int,
     augmentation: Augmentation = NOTHING,
     micro: Micro = WHOLE,
+    skips: bool = False,
     what: str = "objective",
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The function (state, batch) -> (next state, scalars). `options` are the objective's own settings."""
+    """The function (state, batch) -> (next state, scalars). `options` are the objective's own settings.
+
+    skips: a step whose loss or gradient is no number changes nothing but its number, and its scalar `skipped` is 1.
+    """
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -152,9 +156,25 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": optimizer.schedule(state.step),
         }
+        if skips:
+            fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            params, opt_state = _kept_unless(fine, (params, opt_state), (state.params, state.opt_state))
+            metrics["skipped"] = 1.0 - fine
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
+
+
+def _kept_unless(fine: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where all is `fine`, else `old`; but learning rates follow the number of the step, whatever it did."""
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def pick(new: Any, old: Any) -> Any:
+        return new if is_schedule(new) else jnp.where(fine, new, old)
+
+    return jax.tree.map(pick, new, old, is_leaf=is_schedule)
 
 
 def compile_step(train_step: Callable[..., Any], state: TrainState, fields: Fields, mesh: Mesh) -> Any:
