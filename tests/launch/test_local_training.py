@@ -120,6 +120,14 @@ def test_another_config_is_told_by_all_before_anything_is_made(repository, tiny_
     assert "the code" not in first and not (tmp_path / "run").exists()
 
 
+def test_a_workdir_that_is_not_shared_is_told_by_all(repository, tiny_config, tmp_path):
+    codes, said = by_hand([repository] * 2, [[tiny_config, f"--workdir={tmp_path}/{each}"] for each in "ab"])
+    assert codes == [2, 2], said
+    (first,), (second,) = sentences(said)
+    assert first == second and f"the workdir is '{tmp_path}/a' on process 0" in first
+    assert f"and '{tmp_path}/b (not there)' on process 1" in first
+
+
 def test_another_code_is_told_by_all(repository, tiny_config, tmp_path):
     other = tmp_path / "other"
     for folder in ("vidlang", "configs", "launch"):

@@ -3,8 +3,11 @@
     workdir/config.json               the config of the run
     workdir/metrics.json              the last stage's metrics, once it is done
     workdir/.lock                     held by the process that trains here
+    workdir/goodput.jsonl             where the time went, over all restarts
+    workdir/compiled/                 programs, so that the next start compiles none
     workdir/0_name/checkpoints/900/   complete checkpoints
     workdir/0_name/metrics.jsonl      every step's scalars and every evaluation
+    workdir/0_name/batches.jsonl      the clips of steps that went wrong
     workdir/0_name/metrics.json       the stage's last metrics; written last, so it marks the stage as finished
 
 Running the same command again goes on where the run stopped: a finished stage is not done again.
@@ -13,6 +16,7 @@ Running the same command again goes on where the run stopped: a finished stage i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import signal
@@ -26,11 +30,11 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from vidlang.core import cluster, versions
+from vidlang.core import cluster, versions, xla
 from vidlang.core.config import to_dict
 from vidlang.train.check import check_recipe
 from vidlang.train.extract import make
-from vidlang.train.loop import train_stage
+from vidlang.train.loop import Extras, train_stage
 from vidlang.train.origins import only_run, origins
 from vidlang.train.recipe import Recipe, read_recipe
 from vidlang.train.run_files import CONFIG, METRICS, is_finished, read_metrics, write_json
@@ -42,8 +46,11 @@ LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def train(config: Any, workdir: str | Path) -> dict[str, float]:
-    """Runs every stage that is not finished yet; returns the metrics of the last one."""
+def train(config: Any, workdir: str | Path, *, extras: Extras = Extras()) -> dict[str, float]:  # noqa: B008
+    """Runs every stage that is not finished yet; returns the metrics of the last one.
+
+    `extras.profile` is about the first stage that is trained here.
+    """
     if not str(workdir):
         raise ValueError("the workdir is empty; name a folder for the run, as in --workdir=runs/first")
     workdir = Path(workdir).absolute()
@@ -56,10 +63,13 @@ def train(config: Any, workdir: str | Path) -> dict[str, float]:
         _check_workdir(workdir, recipe, plain)
         if jax.process_index() == 0:
             write_json(workdir / CONFIG, plain)
+        xla.keep_programs(recipe.runtime.compile_cache, workdir)
         with StopRequest() as stop:
             try:
                 for index in range(len(recipe.stages)):
-                    metrics = _run_stage(recipe, index, workdir, plain, stop)
+                    trains = not is_finished(workdir / recipe.folder(index))
+                    metrics = _run_stage(recipe, index, workdir, plain, stop, extras)
+                    extras = dataclasses.replace(extras, profile=None) if trains else extras
             except Interrupted as interruption:
                 _say_goodbye(interruption)
                 raise
@@ -75,7 +85,7 @@ def _devices() -> str:
 
 
 def _run_stage(
-    recipe: Recipe, index: int, workdir: Path, config: Mapping[str, Any], stop: StopRequest
+    recipe: Recipe, index: int, workdir: Path, config: Mapping[str, Any], stop: StopRequest, extras: Extras
 ) -> dict[str, float]:
     """Trains stage `index`, unless it is finished; returns its last metrics."""
     folder = workdir / recipe.folder(index)
@@ -86,7 +96,7 @@ def _run_stage(
     folders = [workdir / recipe.folder(each) for each in range(len(recipe.stages))]
     if recipe.stages[index].extract:
         _extract(recipe, index, only_run(origins(recipe.stages, index), folders), stop)
-    metrics = train_stage(recipe, index, folders, config=config, stop=stop)
+    metrics = train_stage(recipe, index, folders, config=config, stop=stop, extras=extras)
     if jax.process_index() == 0:
         write_json(folder / METRICS, metrics)
     if jax.process_count() > 1:
@@ -124,7 +134,8 @@ def _locked(workdir: Path) -> Iterator[None]:
                 refusal = ValueError(f"process 0 could not take {workdir} for this training; it says why")
         if refusal is not None:
             raise refusal
-        cluster.agree({f"a workdir shared by all, {workdir},": "there" if (workdir / LOCK).exists() else "absent"})
+        # Process 0 has made it; who does not see it has a disk of its own there.
+        cluster.agree({"the workdir": f"{workdir}{'' if (workdir / LOCK).exists() else ' (not there)'}"})
         yield
 
 
