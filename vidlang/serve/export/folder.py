@@ -5,6 +5,7 @@ Each width is a folder of its own, with the smaller model that the trained one h
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,9 +114,9 @@ def export_run(
         onnx_file.require()
     source = open_run(run, step)
     small = [at_width(source.model, width) for width in widths]  # an unknown width ends this before anything is written
-    taken = build.inference_dials(source.stage, dials or {})
-    if taken.widths is not None:
-        raise ValueError(f"the dial widths is {taken.widths!r}; give it as the width of the export, and leave it out")
+    if "widths" in (dials or {}):
+        raise ValueError("the dials of an export have no widths; give these as its width, --width=384 or --width=d-dec")
+    taken = dataclasses.replace(build.inference_dials(source.stage, dials or {}), widths=None)
     cards = []
     for width, schedule in zip(widths, small, strict=True):
         folder = Path(out) / width if len(widths) > 1 else Path(out)
