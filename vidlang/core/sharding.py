@@ -18,8 +18,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vidlang.core import slices
+
 AXES = ("data", "fsdp", "tensor", "context")
 BATCH_AXES = ("data", "fsdp")
+# A key of a config's mesh beside the axes.
+SLICES = "slices"
 
 # Logical name -> mesh axes. Parameters and activations have names of their own, because fsdp shards the former's
 # width and the latter's batch.
@@ -48,13 +52,15 @@ RULES: dict[str, tuple[str, ...]] = {
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices from axis sizes like {"data": -1, "fsdp": 2}; one axis may be -1, absent ones are 1.
 
+    "slices", which is no axis, says of how many slices the devices are (`core/slices.py`); TPUs say it themselves.
     devices: over these alone.
     """
-    unknown = sorted(set(sizes) - set(AXES))
+    unknown = sorted(set(sizes) - {*AXES, SLICES})
     if unknown:
         raise ValueError(f"unknown mesh axis {unknown[0]!r}; the axes are {', '.join(AXES)}")
     shape = [int(sizes.get(axis, 1)) for axis in AXES]
-    count = jax.device_count() if devices is None else len(devices)
+    found = jax.devices() if devices is None else devices
+    count = len(found)
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise ValueError(f"mesh sizes must be positive and at most one may be -1; found {dict(sizes)}")
     fixed = math.prod(size for size in shape if size != -1)
@@ -66,7 +72,13 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             f"choose sizes whose product is {count}, or -1 for one axis to take the rest"
         )
     # make_mesh gives Explicit axes by default, with which Linen and plain jnp code raise.
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    parts = slices.count_slices(found, int(sizes.get(SLICES, 0)))
+    if parts == 1:
+        return jax.make_mesh(tuple(shape), AXES, axis_types=types, devices=devices)
+    slices.check_slices(parts, shape, count)
+    order = slices.across(parts, shape, found, lambda shape, group: jax.make_mesh(shape, AXES, devices=group).devices)
+    return Mesh(order, AXES, axis_types=types)
 
 
 @contextlib.contextmanager
