@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from vidlang.core.config import steps
 from vidlang.core.sharding import Mesh, batch_ways, use_mesh
+from vidlang.cost import collectives
+from vidlang.cost.collectives import Collective
 from vidlang.cost.trace import matmul_flops
 from vidlang.data.fields import expected_field
 from vidlang.ops.dials import streams
@@ -54,6 +56,7 @@ class StepMemory:
 
     aliased: of the outputs, those that take the place of arguments. devices: how many share the step. This is the
     compiler's plan, not a measurement: the process itself, and a second batch on its way to the device, come on top.
+    exchanges: what the devices send each other in the step.
     """
 
     arguments: int
@@ -61,6 +64,7 @@ class StepMemory:
     aliased: int
     temporaries: int
     devices: int = 1
+    exchanges: tuple[Collective, ...] = ()
 
     @property
     def total(self) -> int:
@@ -125,11 +129,13 @@ def step_memory(program: Program, mesh: Mesh) -> StepMemory:
     # Outside of the mesh: its devices may be a topology's, on which nothing can be run, not even the making of a key.
     state, _ = state_shardings(program.model, program.optimizer, program.fields, mesh)
     with use_mesh(mesh):
-        found = compile_step(program.step, state, program.fields, mesh).memory_analysis()
+        compiled = compile_step(program.step, state, program.fields, mesh)
+    found = compiled.memory_analysis()
     return StepMemory(
         found.argument_size_in_bytes,
         found.output_size_in_bytes,
         found.alias_size_in_bytes,
         found.temp_size_in_bytes,
         mesh.size,
+        tuple(collectives.read(compiled.as_text())) if mesh.size > 1 else (),
     )

@@ -6,16 +6,16 @@ is decided once in a process, and this one goes on as it was.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
-import math
 import os
 import pickle
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from vidlang.core.sharding import AXES, Mesh, compiling_for, make_mesh
+from vidlang.core.sharding import SLICES, Mesh, compiling_for, make_mesh
+from vidlang.cost.collectives import Collective
 from vidlang.cost.program import StepMemory, build_program, step_memory
 from vidlang.train.recipe import Recipe
 
@@ -123,7 +124,7 @@ def _ask_child(jobs: Sequence[tuple[Recipe, int]], target: Target) -> Iterator[S
                     found = json.loads(line.removeprefix(ANSWER))
                     if "topology" in found:
                         raise ValueError(found["topology"])
-                    yield Refused(**found) if "reason" in found else StepMemory(**found)
+                    yield _read(found)
             if child.wait():
                 errors.seek(0)
                 raise RuntimeError(f"compiling for {target.platform} ended with {child.returncode}: {errors.read()}")
@@ -133,38 +134,42 @@ def _ask_child(jobs: Sequence[tuple[Recipe, int]], target: Target) -> Iterator[S
             child.stdout.close()
 
 
+def _read(found: dict[str, Any]) -> StepMemory | Refused:
+    if "reason" in found:
+        return Refused(**found)
+    exchanges = tuple(Collective(**each) for each in found.pop("exchanges"))
+    return StepMemory(**found, exchanges=exchanges)
+
+
 def _child() -> None:
     """Answers one line for each job that the standard input holds."""
     jobs, target = pickle.load(sys.stdin.buffer)
-    mesh: Any = make_mesh
-    if target.platform == "tpu":
-        try:
-            topology = topologies.get_topology_desc(platform="tpu", topology_name=target.devices)
-        except Exception as error:  # whatever the plugin raises is about the name
-            reason = " ".join(str(error).split())
-            print(ANSWER + json.dumps({"topology": f"no TPU topology {target.devices!r}: {reason}"}), flush=True)
-            return
-        mesh = _topology_mesh(topology)
     with compiling_for(target.platform):
         for recipe, index in jobs:
+            try:
+                mesh = _topology_mesh(target, recipe) if target.platform == "tpu" else make_mesh
+            except TopologyError as error:
+                print(ANSWER + json.dumps({"topology": str(error)}), flush=True)
+                return
             print(ANSWER + json.dumps(asdict(_answer(recipe, index, mesh))), flush=True)
 
 
-def _topology_mesh(topology: Any) -> Any:
-    """A function from a config's mesh sizes to a mesh over the chips of a topology, which are no devices here."""
+class TopologyError(ValueError):
+    """There are no TPUs of this name."""
 
-    def mesh(sizes: Mapping[str, int]) -> Mesh:
-        shape = [int(sizes.get(axis, 1)) for axis in AXES]
-        chips = len(topology.devices)
-        fixed = math.prod(size for size in shape if size != -1)
-        if -1 in shape and chips % fixed == 0:
-            shape[shape.index(-1)] = chips // fixed
-        if math.prod(shape) != chips:
-            raise ValueError(f"the mesh {dict(sizes)} does not divide the {chips} chips of the topology")
-        found: Mesh = topologies.make_mesh(topology, tuple(shape), AXES)
-        return found
 
-    return mesh
+def _topology_mesh(target: Target, recipe: Recipe) -> Callable[[Mapping[str, int]], Mesh]:
+    """A function from a config's mesh to one over the chips of a topology, which are no devices here.
+
+    The topology is that of one slice; the config says of how many the mesh is.
+    """
+    slices = max(1, int(recipe.mesh.get(SLICES, 1)))
+    several = {"num_slices": slices} if slices > 1 else {}
+    try:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=target.devices, **several)
+    except Exception as error:  # whatever the plugin raises is about the name
+        raise TopologyError(f"no TPU topology {target.devices!r}: {' '.join(str(error).split())}") from error
+    return functools.partial(make_mesh, devices=topology.devices)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""What a mesh must exchange, counted from shapes, against what the compiled step does exchange."""
+
+import dataclasses
+
+import pytest
+
+from vidlang.core.sharding import make_mesh
+from vidlang.cost.exchanges import exchanges, shape_of, total
+from vidlang.cost.program import build_program, step_memory
+from vidlang.cost.targets import Target, measure
+
+WIDER = {"layers": 4, "width": 128, "mlp": 512, "remat": "full"}
+
+
+def both(recipe, mesh, **changes):
+    """(bytes sent by the compiled program, the exchanges counted from its shapes)."""
+    small = dataclasses.replace(recipe(transformer=WIDER, video={"pool": "mean"}, **changes), mesh=mesh)
+    program = build_program(small, 0)
+    compiled = sum(one.sent for one in step_memory(program, make_mesh(mesh)).exchanges)
+    return compiled, shape_of(program, small.stages[0])
+
+
+@pytest.mark.parametrize("mesh", [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 4}, {"data": 4, "fsdp": 2}], ids=str)
+def test_a_count_from_shapes_is_within_a_tenth_of_the_compiled_program(recipe, mesh):
+    compiled, shape = both(recipe, mesh)
+    assert total(exchanges(shape, mesh, scatters=False), mesh) == pytest.approx(compiled, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"data": 4, "tensor": 2}, {"fsdp": 8}], ids=str)
+def test_a_tpu_scatters_its_sums_and_sums_split_layers_once(recipe, mesh, libtpu):
+    spec = WIDER | {"width": 256, "mlp": 1024, "dtype": "bfloat16"}
+    small = dataclasses.replace(recipe(frames=16, transformer=spec, video={"pool": "mean"}), mesh=mesh)
+    (answer,) = measure([(small, 0)], Target("tpu", "v5e:2x4"))
+    found = exchanges(shape_of(build_program(small, 0), small.stages[0]), mesh)
+    assert total(found, mesh) == pytest.approx(sum(one.sent for one in answer.exchanges), rel=0.1)
+
+
+def test_frozen_layers_are_gathered_once_and_send_no_gradients(recipe):
+    mesh = {"fsdp": 8}
+
+    def parts(**transformer):
+        small = recipe(transformer=WIDER | transformer)
+        return {each.what: each for each in exchanges(shape_of(build_program(small, 0), small.stages[0]), mesh)}
+
+    free, frozen = parts(), parts(frozen_layers=3)
+    layer = 4 * (4 * 128 * 128 + 2 * 128 * 512)
+    saved = free["gradients into shards"].bytes - frozen["gradients into shards"].bytes
+    assert 3 * layer < saved < 3.5 * layer  # and stem and positions
+    before = "parameters, before they are used"
+    assert free[before].bytes - frozen[before].bytes == pytest.approx(3 * layer, rel=0.05)
+
+
+def test_slices_send_over_the_slow_network_what_one_slice_has_summed(recipe):
+    small = recipe(transformer=WIDER)
+    shape = shape_of(build_program(small, 0), small.stages[0])
+    mesh = {"data": 4, "fsdp": 2, "slices": 2}
+    found = {each.what: each for each in exchanges(shape, mesh)}
+    gradients = found["gradients of the same shard"]
+    assert gradients.between(mesh) == gradients.bytes / 2  # 2 bytes / 2 slices, of a half of the shard
+    assert found["parameters, before they are used"].between(mesh) == 0
+    assert all(each.between({"data": 4, "fsdp": 2}) == 0 for each in found.values())
+
+
+def test_context_is_left_to_the_compiler(recipe):
+    small = recipe()
+    with pytest.raises(ValueError, match="'context' are not counted by a formula"):
+        exchanges(shape_of(build_program(small, 0), small.stages[0]), {"context": 2})
