@@ -115,6 +115,10 @@ class Line:
                 raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: nothing there")
             return self.values[key]
 
+    def key_value_dir_get(self, folder):
+        with self.changed:
+            return [(key, value) for key, value in self.values.items() if key.startswith(f"{folder}/")]
+
 
 def agreement(monkeypatch, facts):
     """What each process is told when process i calls `agree(facts[i])`; "" when it may go on."""
@@ -155,6 +159,17 @@ def test_a_different_fact_is_told_to_all(monkeypatch):
     assert f"""{found}'{{"learning_rate": 0.2}}' on process 2 ({host})""" in told[0]
     assert "config.stages[0].note is something with the digest" in told[0], "long values are compared, not shown"
     assert "seed" not in told[0]
+
+
+def test_who_waits_for_one_that_leaves_instead_leaves_too(monkeypatch, capsys):
+    line = Line()
+    line.key_value_set("vidlang/left/1", "process 1 on host1 leaves with exit code 2")
+    monkeypatch.setattr(cluster, "SLICE_MS", 20)
+    monkeypatch.setattr(cluster, "_client", lambda: (line, 0, 2))
+    with pytest.raises(SystemExit) as end:
+        cluster.agree({"a": "x"})
+    assert end.value.code == cluster.LOST
+    assert capsys.readouterr().err == "no agreement: process 1 on host1 leaves with exit code 2\n"
 
 
 def test_alone_everybody_agrees():

@@ -1,5 +1,6 @@
 """Real trainings in two real processes: one that is killed, two that do not agree."""
 
+import json
 import os
 import shutil
 import signal
@@ -74,15 +75,18 @@ def test_one_is_killed_and_the_run_ends_as_an_undisturbed_one(repository, tiny_c
     assert read_metrics(killed) == read_metrics(whole)
 
 
-def by_hand(checkouts, arguments):
-    """(exit codes, what was said on stderr) of two processes, each in its own checkout with its own arguments."""
+def by_hand(checkouts, arguments, folders=None):
+    """(exit codes, what was said on stderr) of two processes, each of its own checkout with its own arguments.
+
+    They run in their `folders`, in those of their checkouts if not given.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "launch.train", *own],
-            cwd=checkout,
+            cwd=folder,
             env={
                 **ENVIRONMENT,
                 "VIDLANG_COORDINATOR": address,
@@ -94,7 +98,7 @@ def by_hand(checkouts, arguments):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for process, (checkout, own) in enumerate(zip(checkouts, arguments, strict=True))
+        for process, (checkout, own, folder) in enumerate(zip(checkouts, arguments, folders or checkouts, strict=True))
     ]
     try:
         said = [process.communicate(timeout=120)[1] for process in processes]
@@ -126,6 +130,40 @@ def test_a_workdir_that_is_not_shared_is_told_by_all(repository, tiny_config, tm
     (first,), (second,) = sentences(said)
     assert first == second and f"the workdir is '{tmp_path}/a' on process 0" in first
     assert f"and '{tmp_path}/b (not there)' on process 1" in first
+
+
+@pytest.fixture
+def two_tokenizers(tiny_config, tmp_path):
+    """(arguments of a training whose paths are relative, two folders with the same corpus and other words each)"""
+    flag, root = tiny_config.rsplit(":", 1)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        shutil.copytree(root, folder / "corpus")
+        words = json.loads((folder / "corpus" / "tokenizer.json").read_text())
+        vocabulary = words["model"]["vocab"]
+        vocabulary[f"a word of {folder.name}"] = vocabulary.pop(max(vocabulary, key=vocabulary.get))
+        (folder / "words.json").write_text(json.dumps(words))
+    return [f"{flag}:corpus", f"--workdir={tmp_path}/run", "--config.stages[0].tokenizer=words.json"], folders
+
+
+def test_other_data_is_told_by_all_before_a_step(repository, two_tokenizers, tmp_path):
+    arguments, folders = two_tokenizers
+    codes, said = by_hand([repository] * 2, [arguments] * 2, folders)
+    assert codes == [2, 2], said
+    (first,), (second,) = sentences(said)
+    assert first == second and "the processes do not agree: data.tokenizer is '" in first
+    assert "data.sources" not in first and not all_steps(tmp_path / "run" / "0_short")
+
+
+def test_a_mistake_of_one_is_not_waited_out_by_the_other(repository, two_tokenizers):
+    arguments, folders = two_tokenizers
+    shutil.copy(folders[1] / "words.json", folders[1] / "corpus" / "tokenizer.json")  # which the corpus refuses
+    began = time.monotonic()
+    codes, said = by_hand([repository] * 2, [arguments] * 2, folders)
+    assert codes == [75, 2], said
+    assert time.monotonic() - began < 60, "less than the heartbeat"
+    assert [len(each) for each in sentences(said)] == [0, 1]
+    assert f"no agreement: process 1 on {socket.gethostname()} leaves with exit code 2" in said[0]
 
 
 def test_another_code_is_told_by_all(repository, tiny_config, tmp_path):

@@ -39,6 +39,8 @@ LEAVE_SECONDS = 5.0
 # The exit code of a process that lost another, and how JAX says so.
 LOST = 75
 BROKEN_OFF = re.compile("gloo|nccl|heartbeat|unavailable|deadline_exceeded|connection", re.IGNORECASE)
+# Where processes that leave say so.
+LEFT = "vidlang/left"
 # One wait inside JAX's client, which lets no signal through.
 SLICE_MS = 1000
 
@@ -163,9 +165,10 @@ def _farewell(code: int) -> None:
             jax.distributed.shutdown()
             return
         why = ": it lost another process, see the logs of the others" if code == LOST else ""
-        print(f"process {process} on {socket.gethostname()} leaves with exit code {code}{why}", file=sys.stderr)
-        if code != LOST:
-            client.wait_at_barrier("vidlang/leaving", int(LEAVE_SECONDS * 1000))
+        goodbye = f"process {process} on {socket.gethostname()} leaves with exit code {code}{why}"
+        print(goodbye, file=sys.stderr)
+        client.key_value_set(f"{LEFT}/{process}", goodbye)
+        client.wait_at_barrier("vidlang/leaving", int(LEAVE_SECONDS * 1000))
     except Exception as error:
         # JAX's errors have no common class; the others have gone, or go on until they notice.
         print(f"left without the others: {str(error).splitlines()[0]}", file=sys.stderr)
@@ -179,13 +182,19 @@ def _client() -> tuple[Any, int, int]:
 
 
 def _wait(client: Any, key: str) -> str:
-    """The value of a key, once it is there; a process that died meanwhile ends this one by its missing heartbeat."""
+    """The value of a key, once it is there. Where another process leaves meanwhile, this one does too.
+
+    One that dies instead ends this one by its missing heartbeat.
+    """
     while True:
         try:
             return client.blocking_key_value_get(key, SLICE_MS)
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
+        for _, goodbye in client.key_value_dir_get(LEFT):
+            print(f"no agreement: {goodbye}", file=sys.stderr)
+            raise SystemExit(LOST)
 
 
 def _place() -> tuple[Place, list[int] | None] | None:
