@@ -5,7 +5,7 @@ r"""LongViViT, video to text over minutes: summaries of 256 frames by a frozen e
     python -m launch.train --config=configs/caption_long.py:vit_b --workdir=runs/caption_long_b \
         '--config.stages[0].init_from=("runs/longvivit", "gpt2:weights/gpt2-medium:language")'
     python -m launch.train --config=configs/caption_long.py:tiny --workdir=runs/caption_long_tiny
-    python -m launch.plan --config=configs/caption_long.py --target=cpu --frames=64,128,256 --batch_size=1
+    python -m launch.plan --config=configs/caption_long.py --target=tpu:v5e:2x2 --batch_size=4 --settings="own|trained"
     python -m launch.caption --run=runs/caption_long --video=my_film.mp4 --max_new=200
 
 The caption stage of configs/caption_short.py on videos of minutes with summaries, at one frame a second: 256 frames
@@ -13,7 +13,8 @@ with ViT-L, 128 with ViT-B. Tokens are averaged over time before the resampler, 
 many as of a short clip; without that the paper found training unstable beyond 32 frames.
 From the paper (Table 4): as for short videos. How long the summaries are is not said: 256 tokens here.
 Data: HowTo100M's long videos with summaries of your own; those of the paper are not public.
-Cost: the paper trained ViT-L with 400M for 2.5 days on 128 TPUv3 chips.
+Cost: the paper trained ViT-L with 400M for 2.5 days on 128 TPUv3 chips. A clip a chip is 9.6 GB of a TPU v5e's 16, as
+compiled (docs/captioning.md); with the encoder trained too, 18.1.
 Result: ROUGE-L of summaries in the paper: YouCook2 20.3 zero-shot, ActivityNet 15.2; EgoSchema 56.8 % (subset), 33.3 %
 (all), as multiple choice by likelihood.
 The tiny variant takes 256 frames of the corpus's long videos and their summaries, to show that they train and generate;

@@ -154,7 +154,7 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     chosen = parts.variant(words, KINDS)
     kind = parts.one_of(chosen, KINDS)
     stages = {frames: stage(kind, frames) for frames in KEEP}
-    stages[1] |= {"init_from": "", "init_allow": NEW}
+    stages[1] |= {"init_from": (), "init_allow": NEW}
     if "tiny" in chosen:
         stages = {frames: tiny_stage(full, frames, steps=30) for frames, full in stages.items()}
     return parts.recipe("svitt", list(stages.values()), curriculum="sparse_expansion")

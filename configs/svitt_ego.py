@@ -44,7 +44,7 @@ def stage(kind: str) -> parts.Section:
         "name": kind,
         "batch_size": 128,  # 64 clips, each beside another of its minute
         "model": {**model(), "temperature": {"init": 0.05, "max_scale": 1000.0, "learnable": False}},
-        "init_from": "",
+        "init_from": (),
         "init_allow": NEW,
         "dials": sparse,
         "data": {"name": "egoclip", "split": "train", "group_seconds": 60.0, **EGO4D},
