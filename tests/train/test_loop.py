@@ -24,7 +24,7 @@ def params_of(folder, step):
 
 def history_of(folder):
     """What metrics.jsonl says, without what a clock measured."""
-    clock = ("clips_per_second", "data_wait")
+    clock = ("clips_per_second", "step_seconds", "data_wait")
     return [{k: v for k, v in record.items() if k not in clock} for record in read_history(folder / "metrics.jsonl")]
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from vidlang.data.clips import ClipTable
 from vidlang.train import build, sources
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.feed import Feed
+from vidlang.train.goodput import TRAIN, Ledger, read_goodput
 from vidlang.train.guard import Watch
 from vidlang.train.initial import awaited, take_params
 from vidlang.train.meter import Meter
 from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.origins import origins
 from vidlang.train.predict import Evaluations, Predict, is_due
+from vidlang.train.profiling import Profiler, Steps
 from vidlang.train.recipe import Recipe, Stage
 from vidlang.train.saved import check_same_data, make_note
 from vidlang.train.signals import EvaluationLeft, Interrupted, StopRequest
@@ -46,8 +49,25 @@ from vidlang.train.step import (
 )
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a training may be told besides its recipe: nothing here changes a result.
+
+    profile: steps to trace. ideal: seconds of a step at the devices' peak, from (step, state, fields of a batch).
+    """
+
+    profile: Steps | None = None
+    ideal: Callable[[Callable[..., Any], TrainState, Fields], float | None] | None = None
+
+
 def train_stage(
-    recipe: Recipe, index: int, folders: Sequence[Path], *, config: Mapping[str, Any], stop: StopRequest
+    recipe: Recipe,
+    index: int,
+    folders: Sequence[Path],
+    *,
+    config: Mapping[str, Any],
+    stop: StopRequest,
+    extras: Extras = Extras(),  # noqa: B008
 ) -> dict[str, float]:
     """Trains a stage to its end, from its newest checkpoint if it has one, and returns its last metrics.
 
@@ -57,6 +77,8 @@ def train_stage(
     mesh = make_mesh(recipe.mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(use_mesh(mesh))
+        ledger = Ledger(None if jax.process_index() else folder.parent, folder.name)
+        stack.callback(ledger.close)
 
         # Data, and everything that its size decides.
         with stop.at_once(f"the data of stage {stage.name!r}, before any step"):
@@ -76,6 +98,7 @@ def train_stage(
         abstract, _ = state_shardings(model, optimizer, fields, mesh)
 
         # Where we start: this stage's own newest readable checkpoint; else another's parameters; else scratch.
+        ledger.turn_to("restore")
         note = make_note(config, index, fields, data)
         checkpoints = stack.enter_context(opened(Checkpoints(folder, stage.checkpoint, note)))
         state, origin = checkpoints.restore(abstract), "its own checkpoint"
@@ -86,6 +109,8 @@ def train_stage(
             if found:
                 state, origin = take_params(state, found, folders, stage, fields, mesh)
         start = int(jax.device_get(state.step))
+        profiler = Profiler(extras.profile, folder, start=start, total=total)
+        stack.callback(profiler.close)
 
         writer = open_writer(folder, stage.name, total, start, runtime.log_every)
         stack.callback(writer.close)
@@ -95,19 +120,23 @@ def train_stage(
         stream = stack.enter_context(sources.train_stream(recipe, index, clips, start_step=start))
 
         # Compiled here, once for each shape of batch; another shape later is an error instead of a silent compilation.
+        ledger.turn_to("compile")
         train_step = build.train_step(recipe, index, model, optimizer)
         began = time.monotonic()
         compiled = {shape: compile_step(train_step, state, shapes[shape], mesh) for shape in shapes}
         writer.say(f"compiled the step in {time.monotonic() - began:.1f} s")
+        ideal = {shape: extras.ideal(train_step, state, shapes[shape]) for shape in shapes} if extras.ideal else {}
 
+        ledger.turn_to("start")
         evaluations = Evaluations(stage, Predict(model, mesh, before=stop.leave_evaluation), runtime, total=total)
         with stop.at_once(f"step {start} of {total} in stage {stage.name!r}, while its evaluations were prepared"):
             evaluations.prepare()
         save_every = steps(stage.checkpoint.every, batch_size=stage.batch_size, total=total)
         feed = stack.enter_context(Feed(stream, mesh, sources.counter(stream, clips, runtime.max_broken_share)))
-        meter = Meter(writer, stage, Watch(stage.guard, stage.name, folder, clips, start=start))
+        meter = Meter(writer, stage, Watch(stage.guard, stage.name, folder, clips, start=start), ledger)
         stack.callback(meter.close)
         metrics: dict[str, float] = {}
+        ledger.turn_to(TRAIN)
 
         for step in range(start, total + 1):
             signum, metrics = stop.agreed(), {}
@@ -116,7 +145,8 @@ def train_stage(
                 meter.flush(checkpoints.latest)
             if evaluate and not signum:
                 try:
-                    with saved_if_it_fails(checkpoints, step, state, worth=step > start):
+                    worth = step > start
+                    with ledger.during("evaluation"), saved_if_it_fails(checkpoints, step, state, worth=worth):
                         metrics = evaluations.run(evaluate, state.params, step)
                     writer.write(step, metrics)
                     writer.say(show_metrics(step, metrics))
@@ -124,25 +154,32 @@ def train_stage(
                 except EvaluationLeft:
                     signum = stop.agreed()
             if save or signum or checkpoints.improves(metrics):
-                checkpoints.save(step, state, metrics)
+                with ledger.during("checkpoint"):
+                    checkpoints.save(step, state, metrics)
             meter.restart_clock()
             if signum:
-                checkpoints.wait()
+                with ledger.during("checkpoint"):
+                    checkpoints.wait()
                 raise Interrupted(signum, f"step {step} of {total} in stage {stage.name!r}")
             if step == total:
                 break
             with meter.waiting():
                 batch = feed.take()
-            with jax.transfer_guard("disallow"):
+            profiler.before(step, state.step)
+            with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, scalars = compiled[batch.shape](state, batch.arrays)
-            running = meter.started(step, {**scalars, **batch.counts}, batch.arrays)
+            running = meter.started(step, {**scalars, **batch.counts}, batch.arrays, ideal.get(batch.shape))
             if step + 1 < total:
                 with meter.waiting(behind=running):
                     feed.draw_ahead()
+            profiler.after(step, scalars["loss"])
             meter.flush(checkpoints.latest)
             meter.pending = running
 
-        checkpoints.wait()
+        with ledger.during("checkpoint"):
+            checkpoints.wait()
+        if jax.process_index() == 0:
+            writer.say(str(read_goodput(folder.parent)))
         return {**last_train_scalars(folder), **metrics}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from vidlang.core.metrics import Writer
+from vidlang.train.goodput import Ledger
 from vidlang.train.guard import NAMES, Watch
 from vidlang.train.recipe import Stage
 
@@ -33,6 +34,7 @@ class Running:
     done: Future[float]
     drawn: tuple[float, float] | None = None
     names: Mapping[str, jax.Array] = field(default_factory=dict)
+    ideal: float | None = None  # seconds at the devices' peak
 
     def waited(self) -> float:
         """Seconds for which this step was done and the next batch was not; waits for the step."""
@@ -45,11 +47,12 @@ class Running:
 class Meter:
     """Holds the step whose scalars are not written yet, and the clock."""
 
-    def __init__(self, writer: Writer, stage: Stage, watch: Watch | None = None) -> None:
+    def __init__(self, writer: Writer, stage: Stage, watch: Watch | None = None, ledger: Ledger | None = None) -> None:
         self.pending: Running | None = None
         self._writer, self._stage = writer, stage
         self._watch = watch or Watch(stage.guard, stage.name)
-        self._steps: collections.deque[tuple[float, float]] = collections.deque(maxlen=WINDOW)
+        self._ledger = ledger or Ledger(None, stage.name)
+        self._steps: collections.deque[tuple[float, float, float]] = collections.deque(maxlen=WINDOW)
         self._waited, self._since = 0.0, time.monotonic()
         self._clock = ThreadPoolExecutor(max_workers=1, thread_name_prefix="step-clock")
 
@@ -57,10 +60,13 @@ class Meter:
         """Ends the thread that takes down when steps are done."""
         self._clock.shutdown(wait=False)
 
-    def started(self, step: int, scalars: Mapping[str, Any], arrays: Mapping[str, jax.Array]) -> Running:
+    def started(
+        self, step: int, scalars: Mapping[str, Any], arrays: Mapping[str, jax.Array], ideal: float | None = None
+    ) -> Running:
         """A step that the devices were just given; `scalars` has its loss, `arrays` is its batch."""
         names = {name: arrays[name] for name in NAMES if name in arrays}
-        return Running(step, dict(scalars), self._clock.submit(_when_ready, scalars["loss"]), names=names)
+        done = self._clock.submit(_when_ready, scalars["loss"])
+        return Running(step, dict(scalars), done, names=names, ideal=ideal)
 
     @contextlib.contextmanager
     def waiting(self, behind: Running | None = None) -> Iterator[None]:
@@ -85,17 +91,27 @@ class Meter:
         self.pending = None
         values = {name: float(value) for name, value in jax.device_get(found.scalars).items()}
         self._watch.look(step, values, found.names, last_good)
-        now = time.monotonic()
-        self._steps.append((now - self._since, self._waited + found.waited()))
+        now, waited = time.monotonic(), self._waited + found.waited()
+        self._steps.append((now - self._since, waited, found.ideal or 0.0))
         self._waited, self._since = 0.0, now
-        seconds, waited = (sum(column) for column in zip(*self._steps, strict=True))
-        speed = {
-            "clips_per_second": self._stage.batch_size * len(self._steps) / seconds,
-            "data_wait": min(1.0, waited / seconds),
-        }
+        self._ledger.step(step, waited, bool(values.get("skipped")))
+        speed = self._speed()
         self._writer.write(step, {**values, **speed})
         shown = {"loss": values["loss"], "clips/s": speed["clips_per_second"], "waits for data": speed["data_wait"]}
         self._writer.progress(step + 1, shown)
+
+    def _speed(self) -> dict[str, float]:
+        """Means over the last steps, and the most memory that a device of this process has used, where it says so."""
+        seconds, waited, ideal = (sum(column) for column in zip(*self._steps, strict=True))
+        known = {"mfu": ideal / seconds} if ideal else {}
+        used = [stats["peak_bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
+        return {
+            "clips_per_second": self._stage.batch_size * len(self._steps) / seconds,
+            "step_seconds": seconds / len(self._steps),
+            "data_wait": min(1.0, waited / seconds),
+            **known,
+            **({"device_memory": float(max(used))} if used else {}),
+        }
 
 
 def _when_ready(array: jax.Array) -> float:

@@ -28,6 +28,7 @@ class Runtime:
     eval_workers: the same for each evaluation, which starts them anew, so it pays for long ones only. log_every: steps
     between progress lines where the output is no terminal. max_broken_share: of the clips read, more broken ones than
     this stop the run. patience: how long to wait for slow clips, stores and workers, the keys of `Patience`.
+    compile_cache: folder of compiled programs, "" for `compiled` in the run's, "none" for none.
     """
 
     workers: int = 0
@@ -35,6 +36,7 @@ class Runtime:
     log_every: int = 50
     max_broken_share: float = 0.05
     patience: Patience = DEFAULT_PATIENCE
+    compile_cache: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""A trace is of the steps that were asked for, and a wrong range is told before anything is compiled."""
+
+import gzip
+import json
+
+import pytest
+
+from vidlang.train import stages
+from vidlang.train.loop import Extras
+from vidlang.train.profiling import Steps, read_steps
+
+
+def test_a_trace_has_these_steps_and_no_others(recipe, tmp_path):
+    config = recipe(duration="6 steps", evals=(), checkpoint={"every": "6 steps"})
+    stages.train(config, tmp_path, extras=Extras(profile=read_steps("2:5")))
+    (trace,) = (tmp_path / "0_short/profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = [int(event["args"]["step_num"]) for event in events if event.get("name") == "train"]
+    assert steps == [2, 3, 4]
+    assert list((tmp_path / "0_short/profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("text", ["100", "5:5", "9:3", "a:b", "-1:4", "1:2:3"])
+def test_what_is_no_range(text):
+    with pytest.raises(ValueError, match=r"--profile is FIRST:LAST, as in 100:105 .*; found"):
+        read_steps(text)
+
+
+def test_steps_that_the_stage_does_not_take(recipe, tmp_path, monkeypatch):
+    from vidlang.train import loop
+
+    monkeypatch.setattr(loop, "compile_step", None)  # it does not come so far
+    with pytest.raises(
+        ValueError, match="--profile=3:9 names steps that stage 0_short will not take: it goes from 0 to 4"
+    ):
+        stages.train(recipe(), tmp_path, extras=Extras(profile=Steps(3, 9)))
