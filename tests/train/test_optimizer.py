@@ -8,7 +8,7 @@ import pytest
 
 from vidlang.core.tree import flatten_paths
 from vidlang.models import video
-from vidlang.train.optimizer import make_optimizer
+from vidlang.train.optimizer import NO_DECAY, make_optimizer
 from vidlang.train.schedules import make_schedule
 
 
@@ -312,3 +312,9 @@ def test_all_rows_frozen_is_frozen(params):
     assert optimizer.split(params)[0]["tower"]["mlp"]["kernel"] is None
     with pytest.raises(ValueError, match="what the model freezes: 'stack/' matches no parameter"):
         make(params, freeze_rows={"stack/": 1})
+
+
+def test_what_decay_would_only_close_or_empty_is_spared():
+    spared = ("cross/layers/attention_open", "cross/layers/mlp_open", "resampler/latents", "stack/layers/time_gate")
+    assert all(NO_DECAY.search(name) for name in spared)
+    assert not any(NO_DECAY.search(name) for name in ("patch/kernel", "resampler/layers/mlp_in/kernel", "words/table"))

@@ -34,7 +34,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 # What decay would only pull towards nothing: offsets, norms, scales, positions and single learned tokens.
-NO_DECAY = re.compile(r"(^|/)(bias|scale|log_scale|cls|mask_token|positions|temporal|spatial)$")
+NO_DECAY = re.compile(
+    r"(^|/)(bias|scale|log_scale|cls|mask_token|positions|temporal|spatial|latents?|time_gate|(attention|mlp)_open)$"
+)
 
 # The video encoder's layers, by the first of their run, and what it has before them.
 LAYERS = re.compile(r"^(?:video_encoder/)?stack/layers(?:_(\d+))?/")
