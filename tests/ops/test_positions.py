@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vidlang.core.tree import merge
-from vidlang.ops.positions import extend_time, fit_positions, resize_space, sincos_1d, sincos_3d
+from vidlang.ops.positions import extend_time, fit_positions, resize_joint, resize_space, sincos_1d, sincos_3d
 
 RNG = np.random.default_rng(0)
 
@@ -185,3 +185,16 @@ def test_sines_and_cosines_in_space_and_time() -> None:
 def test_a_size_that_cannot_be_says_so(request_: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         request_()
+
+
+def test_one_table_of_all_places_is_resized_along_each_axis():
+    table, old, new = normal(2 * 3 * 4, 5), (2, 3, 4), (3, 6, 2)
+    found = resize_joint(jnp.asarray(table), old, new, "linear")
+    along = [weights(a, b, hat) for a, b in zip(old, new, strict=True)]
+    want = np.einsum("ta,rb,cd,abdx->trcx", *along, table.astype(np.float64).reshape(*old, 5))
+    np.testing.assert_allclose(found, want.reshape(-1, 5), atol=1e-5)
+    longer = resize_joint(jnp.asarray(table), old, (5, 3, 4), "repeat").reshape(5, -1, 5)
+    for time in range(5):
+        np.testing.assert_array_equal(longer[time], table.reshape(2, -1, 5)[time % 2])
+    with pytest.raises(ValueError, match="does not hold the 12 places"):
+        resize_joint(jnp.asarray(table), (1, 3, 4), new, "repeat")

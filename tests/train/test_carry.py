@@ -252,3 +252,18 @@ def test_a_vocabulary_is_padded_and_texts_may_be_shorter():
     for rows, length in [(129, 12), (88, 12), (90, 13)]:
         same, nothing = carry(given, like(rows, length), None, None)
         assert nothing == () and jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, given)
+
+
+def test_one_table_of_all_places_grows_with_the_clips():
+    """ViViT's, from the video encoder of one model to that of another."""
+    joint = section(positions="joint", extend_positions="repeat")
+    both = [{"name": "classifier", "video": {k: v for k, v in joint.items() if k != "name"}}] * 2
+    towers = [
+        tower(model, fields(frames, size, size)) for model, frames, size in zip(both, (4, 8), (8, 16), strict=True)
+    ]
+    source, target = ({"video_encoder": draw(joint, fields(frames, size, size))} for frames, size in ((4, 8), (8, 16)))
+    found, changes = carry(source, target, *towers)
+    table = found["video_encoder"]["positions"]
+    assert table.shape == target["video_encoder"]["positions"].shape == (64, 8)
+    np.testing.assert_array_equal(table[:32], table[32:])
+    assert "video_encoder/positions (8, 8) -> (64, 8), repeat in time, bilinear in space" in " ".join(changes)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidlang.core.tree import flatten_paths, path_name
+from vidlang.ops.tubelets import Size3
 
 Size2 = tuple[int, int]
 
@@ -69,6 +70,21 @@ def resize_space(
     table_ND = jnp.asarray(table_ND)
     places_HWD = _resize(table_ND[extra:].reshape(*grid, width), (*new_grid, width), how)
     return jnp.concatenate([table_ND[:extra], places_HWD.reshape(-1, width)])
+
+
+def resize_joint(table_ND: jax.Array, grid: Size3, new_grid: Size3, time: str, space: str = "bilinear") -> jax.Array:
+    """The table of the places of `new_grid` (times, rows, columns), from one of `grid`: first in space, then in time."""
+    if table_ND.ndim != 2 or table_ND.shape[0] != math.prod(grid):
+        raise ValueError(
+            f"a table of shape {table_ND.shape} does not hold the {math.prod(grid)} places of a grid {grid}"
+        )
+    by_time_TND = table_ND.reshape(grid[0], -1, table_ND.shape[1])
+    if grid[1:] != new_grid[1:]:
+        by_time_TND = jax.vmap(lambda table: resize_space(table, grid[1:], new_grid[1:], space))(by_time_TND)
+    times_Tx = by_time_TND.reshape(grid[0], -1)
+    if grid[0] != new_grid[0]:
+        times_Tx = extend_time(times_Tx, new_grid[0], time)
+    return times_Tx.reshape(-1, table_ND.shape[1])
 
 
 def _resize(x: jax.Array, shape: Sequence[int], how: str) -> jax.Array:

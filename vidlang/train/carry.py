@@ -21,7 +21,7 @@ from vidlang.core.tree import flatten_paths, path_name
 from vidlang.models import video
 from vidlang.nn.layouts import GATE, factorize_params
 from vidlang.nn.stems import inflate
-from vidlang.ops.positions import fit_positions
+from vidlang.ops.positions import fit_positions, resize_joint
 from vidlang.ops.relative import resize_table
 from vidlang.ops.tubelets import Size3
 from vidlang.train import build
@@ -85,6 +85,10 @@ def carry(params: Any, target: Any, before: Tower | None, here: Tower | None) ->
         found, what = leaf, ""
         if name.endswith("/relative") and grids is not None:
             found, what = _resized(leaf, to, *grids), f"nearest in time, linear in space, from {grids[0]} to {grids[1]}"
+        elif name.endswith("video_encoder/positions") and grids is not None and leaf.shape[1:] == to.shape[1:]:
+            time = here.model.extend_positions
+            found = _shaped(leaf, lambda table_ND: resize_joint(table_ND, *grids, time))
+            what = f"{time} in time, bilinear in space, from {grids[0]} to {grids[1]}"
         elif name.endswith("patch/kernel"):
             found, what = _inflated(leaf, to, here.model.inflate), f"inflated, {here.model.inflate}"
         if found is not leaf:
