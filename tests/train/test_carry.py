@@ -258,10 +258,9 @@ def test_one_table_of_all_places_grows_with_the_clips():
     """ViViT's, from the video encoder of one model to that of another."""
     joint = section(positions="joint", extend_positions="repeat")
     both = [{"name": "classifier", "video": {k: v for k, v in joint.items() if k != "name"}}] * 2
-    towers = [
-        tower(model, fields(frames, size, size)) for model, frames, size in zip(both, (4, 8), (8, 16), strict=True)
-    ]
-    source, target = ({"video_encoder": draw(joint, fields(frames, size, size))} for frames, size in ((4, 8), (8, 16)))
+    clips = fields(4), fields(8, 16, 16)
+    towers = [tower(model, clip) for model, clip in zip(both, clips, strict=True)]
+    source, target = ({"video_encoder": draw(joint, clip)} for clip in clips)
     found, changes = carry(source, target, *towers)
     table = found["video_encoder"]["positions"]
     assert table.shape == target["video_encoder"]["positions"].shape == (64, 8)

@@ -73,11 +73,9 @@ def resize_space(
 
 
 def resize_joint(table_ND: jax.Array, grid: Size3, new_grid: Size3, time: str, space: str = "bilinear") -> jax.Array:
-    """The table of the places of `new_grid` (times, rows, columns), from one of `grid`: first in space, then in time."""
-    if table_ND.ndim != 2 or table_ND.shape[0] != math.prod(grid):
-        raise ValueError(
-            f"a table of shape {table_ND.shape} does not hold the {math.prod(grid)} places of a grid {grid}"
-        )
+    """The table of the places of `new_grid` (times, rows, columns), from one of `grid`: in space, then in time."""
+    if table_ND.ndim != 2 or table_ND.shape[0] != (count := math.prod(grid)):
+        raise ValueError(f"a table of shape {table_ND.shape} does not hold the {count} places of a grid {grid}")
     by_time_TND = table_ND.reshape(grid[0], -1, table_ND.shape[1])
     if grid[1:] != new_grid[1:]:
         by_time_TND = jax.vmap(lambda table: resize_space(table, grid[1:], new_grid[1:], space))(by_time_TND)
