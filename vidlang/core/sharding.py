@@ -151,7 +151,10 @@ def _check_divides(shape: tuple[int, ...], spec: PartitionSpec, sizes: Mapping[s
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Asks the compiler to lay `x` out by its logical names; the names are checked with or without a mesh."""
+    """Asks the compiler to lay `x` out by its logical names; the names are checked with or without a mesh.
+
+    Tokens need not divide over their devices: with a cls token, or after pruning, they are any number.
+    """
     if len(names) != x.ndim:
         raise ValueError(f"constrain got {len(names)} names {names} for an array of shape {x.shape}")
     spec = partition_spec(names)
@@ -159,7 +162,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     # Inside shard_map the axes are Manual: arrays are local there and their layout is already said.
     if mesh is None or mesh.manual_axes:
         return x
-    _check_divides(x.shape, spec, mesh.shape, f"an activation {names}")
+    divided = partition_spec(tuple(None if name == "tokens" else name for name in names))
+    _check_divides(x.shape, divided, mesh.shape, f"an activation {names}")
     return jax.lax.with_sharding_constraint(x, spec)
 
 

@@ -14,7 +14,7 @@ from jax.nn.initializers import Initializer
 
 from vidlang.core.sharding import constrain
 from vidlang.nn.layers import KERNEL_INIT, Linear, parameter
-from vidlang.ops.attention import attend, cls_scores
+from vidlang.ops.attention import attend, cls_scores, goes_round
 from vidlang.ops.block_sparse import sparse_attention
 from vidlang.ops.edges import BlockGraph
 from vidlang.ops.relative import Grid, RelativeBias, table_rows
@@ -74,10 +74,12 @@ class SelfAttention(nn.Module):
             layer = Linear((self.width,), whole, names, kernel_init=self.kernel_init, name=name, **how)
             return layer(x_BND, take=split)
 
-        # Queries stay where their tokens are; every device holds all keys and values.
+        # Queries stay where their tokens are. So do keys and values that go round; else every device holds all of them.
+        spread = along is None and graph is None and goes_round(self.implementation)
+        keys = "tokens" if spread else None
         q_BNAK = constrain(project("query"), "batch", "tokens", "act_heads", None)
-        k_BSAK = constrain(project("key"), "batch", None, "act_heads", None)
-        v_BSAK = constrain(project("value"), "batch", None, "act_heads", None)
+        k_BSAK = constrain(project("key"), "batch", keys, "act_heads", None)
+        v_BSAK = constrain(project("value"), "batch", keys, "act_heads", None)
         bias = None if places is None else self._bias(places, split[0])
         if along is not None:
             plain = functools.partial(attend, implementation=self.implementation)
@@ -93,6 +95,7 @@ class SelfAttention(nn.Module):
                 bias_BANS=None if bias is None else bias.dense(),
                 causal=self.causal,
                 implementation=self.implementation,
+                spread=spread,
             )
         score_BN = None
         if score:

@@ -4,7 +4,8 @@ Masks are boolean and True where a query may attend; a bias is added to the logi
 all gets zeros, so that rows of pure padding stay finite under every implementation.
 
 reference: all in float32, all weights in memory. fused: the kernel of jax.nn, cuDNN's flash attention where it serves.
-chunked: any device, memory linear in the tokens, some more arithmetic. splash: TPU's flash attention.
+chunked: any device, memory linear in the tokens, some more arithmetic. splash: TPU's flash attention. ring: chunked, of
+tokens that lie on several devices.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import jax.numpy as jnp
 from absl import logging
 
 from vidlang.core.sharding import active_mesh, partition_spec, platform
-from vidlang.ops.online_softmax import Piece, Source, online_attention
+from vidlang.ops.chunked import chunked_attention
+from vidlang.ops.ring import ring_attention, ring_ways
 
-IMPLEMENTATIONS = ("auto", "fused", "reference", "chunked", "splash")
-# Keys that chunked attention works on at once.
-CHUNK = 256
+IMPLEMENTATIONS = ("auto", "fused", "reference", "chunked", "splash", "ring")
 
 
 def dense_attention(
@@ -45,47 +45,6 @@ def dense_attention(
     return _zero_without_keys(o_BNAK, mask_BANS).astype(dtype)
 
 
-def chunked_attention(
-    q_BNAK: jax.Array,
-    k_BSAK: jax.Array,
-    v_BSAK: jax.Array,
-    mask_BANS: jax.Array | None = None,
-    bias_BANS: jax.Array | None = None,
-    *,
-    causal: bool = False,
-    chunk: int = CHUNK,
-) -> jax.Array:
-    """Dense attention to `chunk` keys after another; weights are never kept, the backward pass computes them again."""
-    keys, queries = k_BSAK.shape[1], q_BNAK.shape[1]
-    chunk = min(chunk, keys)
-    chunks = -(-keys // chunk)
-
-    def split(x_BASx: jax.Array) -> jax.Array:
-        """[B, A, S, x] -> [chunks, B, A, chunk, x]"""
-        x_BASx = jnp.pad(x_BASx, ((0, 0), (0, 0), (0, chunks * chunk - keys), (0, 0)))
-        return jnp.moveaxis(x_BASx.reshape(*x_BASx.shape[:2], chunks, chunk, -1), 2, 0)
-
-    def turn_and_split(x_BANS: jax.Array | None) -> jax.Array | None:
-        return None if x_BANS is None else split(x_BANS.swapaxes(2, 3))
-
-    def piece(source: Source) -> Piece:
-        k_BACK, v_BACK, bias_BACN = source.own
-        mask_BACN, start = source.data
-        place_C = start + jnp.arange(chunk)
-        seen_NC = jnp.broadcast_to((place_C < keys)[None], (1, chunk))
-        if causal:
-            seen_NC = seen_NC & (place_C[None] <= jnp.arange(queries)[:, None])
-        mask_BANC = None if chunks * chunk == keys and not causal else seen_NC[None, None]
-        if mask_BACN is not None:
-            given_BANC = mask_BACN.swapaxes(-1, -2)
-            mask_BANC = given_BANC if mask_BANC is None else given_BANC & mask_BANC
-        return Piece(k_BACK, v_BACK, None if bias_BACN is None else bias_BACN.swapaxes(-1, -2), mask_BANC)
-
-    own = (split(k_BSAK.swapaxes(1, 2)), split(v_BSAK.swapaxes(1, 2)), turn_and_split(bias_BANS))
-    source = Source(own=own, data=(turn_and_split(mask_BANS), jnp.arange(chunks) * chunk))
-    return online_attention((piece,), q_BNAK.swapaxes(1, 2), (source,)).swapaxes(1, 2)
-
-
 def attend(
     q_BNAK: jax.Array,
     k_BSAK: jax.Array,
@@ -95,12 +54,16 @@ def attend(
     bias_BANS: jax.Array | None = None,
     causal: bool = False,
     implementation: str = "auto",
+    spread: bool = False,
 ) -> jax.Array:
     """Attention by the named implementation; "auto" takes what is fastest here among those that serve.
 
     `mask_BANS` and `bias_BANS` may have size 1 along B, A and N. `causal` lets token n see the tokens 0..n only.
+    spread: queries and keys are the tokens that the mesh axis "context" splits, and `goes_round` has said yes.
     """
     _check(q_BNAK, k_BSAK, v_BSAK, mask_BANS, bias_BANS, causal, implementation)
+    if spread:
+        return ring_attention(q_BNAK, k_BSAK, v_BSAK, mask_BANS, bias_BANS, causal=causal)
     here, plain = platform(), mask_BANS is None and bias_BANS is None
     splash = splash_refusal(here, plain=plain and not causal, square=q_BNAK.shape == k_BSAK.shape)
     if implementation == "splash" and splash:
@@ -113,7 +76,7 @@ def attend(
         from vidlang.ops.splash import splash_dense
 
         return on_local_heads(splash_dense, q_BNAK, k_BSAK, v_BSAK)
-    if implementation == "chunked":
+    if implementation in ("chunked", "ring"):
         return chunked_attention(q_BNAK, k_BSAK, v_BSAK, mask_BANS, bias_BANS, causal=causal)
     if causal and (mask_BANS is not None or implementation == "reference"):
         order_BANS, causal = _causal_mask(q_BNAK.shape[1]), False
@@ -125,6 +88,14 @@ def attend(
         q_BNAK, k_BSAK, v_BSAK, bias_BANS, mask_BANS, is_causal=causal, implementation=backend
     )
     return _zero_without_keys(o_BNAK, mask_BANS)
+
+
+def goes_round(implementation: str) -> bool:
+    """Whether tokens lie on several devices here and keys shall go round among these; else each gets all of them."""
+    round_ = implementation in ("auto", "ring") and ring_ways() > 1
+    if round_:
+        note_choice("dense attention over context", "ring")
+    return round_
 
 
 def fused_backend(platform: str, dtype: jnp.dtype, *, head_size: int, masked: bool) -> Literal["cudnn", "xla"]:

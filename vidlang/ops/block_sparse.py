@@ -66,7 +66,11 @@ def sparse_attention(
     o_BNAK = rows(q_BNAK, k_BNAK, v_BNAK, graph, globals, bias)
     if not globals:
         return o_BNAK
-    bias_BAGS = None if bias is None else bias.between(bias.ids_BN[:, :globals], bias.ids_BN)
+    bias_BAGS = None
+    if bias is not None:
+        # Every device has it all, like the keys: the partitioner was seen to sum the table's gradient wrongly else.
+        bias_BAGS = bias.between(bias.ids_BN[:, :globals], bias.ids_BN)
+        bias_BAGS = constrain(bias_BAGS, None if bias_BAGS.shape[0] == 1 else "batch", "act_heads", None, None)
     o_BGAK = attend(q_BNAK[:, :globals], k_BNAK, v_BNAK, bias_BANS=bias_BAGS, implementation="fused")
     return jnp.concatenate([o_BGAK, o_BNAK], axis=1)
 

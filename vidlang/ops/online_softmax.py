@@ -47,7 +47,7 @@ class Source(NamedTuple):
 PieceOf = Callable[[Source], Piece]
 
 
-class _Running(NamedTuple):
+class Running(NamedTuple):
     """The softmax so far: largest logit, sum of weights relative to it, and weighted sum of values."""
 
     largest_xN: jax.Array
@@ -64,41 +64,81 @@ def online_attention(pieces: tuple[PieceOf, ...], q_xNK: jax.Array, sources: tup
 def _forward(
     pieces: tuple[PieceOf, ...], q_xNK: jax.Array, sources: tuple[Source, ...]
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    shape_xN = q_xNK.shape[:-1]
-    running = _Running(jnp.full(shape_xN, LOWEST), jnp.zeros(shape_xN), jnp.zeros(q_xNK.shape, jnp.float32))
+    running = start(q_xNK)
+    for piece_of, source in zip(pieces, sources, strict=True):
+        running = add_pieces(piece_of, q_xNK, source, running)
+    o_xNK, total_xN = finish(running, q_xNK.dtype)
+    return o_xNK, (q_xNK, sources, o_xNK, total_xN)
 
-    def add(piece_of: PieceOf, source: Source, running: _Running, part: tuple[Any, Any]) -> tuple[_Running, None]:
+
+def _backward(pieces: tuple[PieceOf, ...], kept: tuple[Any, ...], do_xNK: jax.Array) -> tuple[jax.Array, Any]:
+    q_xNK, sources, o_xNK, total_xN = kept
+    given = Given(q_xNK, do_xNK, total_xN, delta(o_xNK, do_xNK))
+    dq_xNK, d_sources = jnp.zeros(q_xNK.shape, jnp.float32), []
+    for piece_of, source in zip(pieces, sources, strict=True):
+        dq_xNK, d_source = pull_pieces(piece_of, given, source, dq_xNK)
+        d_sources.append(d_source)
+    return dq_xNK.astype(q_xNK.dtype), tuple(d_sources)
+
+
+def start(q_xNK: jax.Array) -> Running:
+    """The softmax of these queries over no keys."""
+    shape_xN = q_xNK.shape[:-1]
+    return Running(jnp.full(shape_xN, LOWEST), jnp.zeros(shape_xN), jnp.zeros(q_xNK.shape, jnp.float32))
+
+
+def add_pieces(piece_of: PieceOf, q_xNK: jax.Array, source: Source, running: Running) -> Running:
+    """The softmax over all pieces of a source too."""
+
+    def add(running: Running, part: tuple[Any, Any]) -> tuple[Running, None]:
         piece = piece_of(source._replace(own=part[0], data=part[1]))
         logits_xNS = _logits(q_xNK, piece)
         largest_xN = jnp.maximum(running.largest_xN, logits_xNS.max(axis=-1))
         weights_xNS = _weights(logits_xNS, largest_xN, piece.mask_xNS)
         shrink_xN = jnp.exp(running.largest_xN - largest_xN)
         o_xNK = _matmul("...NS,...SK->...NK", weights_xNS.astype(q_xNK.dtype), piece.v_xSK)
-        return _Running(
+        return Running(
             largest_xN,
             running.sum_xN * shrink_xN + weights_xNS.sum(axis=-1),
             running.o_xNK * shrink_xN[..., None] + o_xNK,
         ), None
 
-    for piece_of, source in zip(pieces, sources, strict=True):
-        step = functools.partial(add, piece_of, source)
-        running = jax.lax.scan(step, running, (source.own, source.data))[0]
+    return jax.lax.scan(add, running, (source.own, source.data))[0]
+
+
+def finish(running: Running, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """(the output, the logarithm of each query's sum of exponentials, which the backward pass needs)."""
     some_xN = running.sum_xN > 0
     sum_xN = jnp.where(some_xN, running.sum_xN, 1.0)
-    o_xNK = (running.o_xNK / sum_xN[..., None]).astype(q_xNK.dtype)
     # Without keys every weight of the backward pass is exp(LOWEST - 0) = 0.
     total_xN = jnp.where(some_xN, running.largest_xN + jnp.log(sum_xN), 0.0)
-    return o_xNK, (q_xNK, sources, o_xNK, total_xN)
+    return (running.o_xNK / sum_xN[..., None]).astype(dtype), total_xN
 
 
-def _backward(pieces: tuple[PieceOf, ...], kept: tuple[Any, ...], do_xNK: jax.Array) -> tuple[jax.Array, Any]:
-    q_xNK, sources, o_xNK, total_xN = kept
-    delta_xN = (do_xNK.astype(jnp.float32) * o_xNK).sum(axis=-1)
+class Given(NamedTuple):
+    """What the backward pass knows of its queries: they, their output's gradient, `finish`'s total, and `delta`."""
+
+    q_xNK: jax.Array
+    do_xNK: jax.Array
+    total_xN: jax.Array
+    delta_xN: jax.Array
+
+
+def delta(o_xNK: jax.Array, do_xNK: jax.Array) -> jax.Array:
+    """What each query's weights have in common in their gradients."""
+    return (do_xNK.astype(jnp.float32) * o_xNK).sum(axis=-1)
+
+
+def pull_pieces(piece_of: PieceOf, given: Given, source: Source, dq_xNK: jax.Array) -> tuple[jax.Array, Source]:
+    """(dq with what all pieces of a source add to it, in float32; gradients of the source's `shared` and `own`)."""
+    q_xNK, do_xNK, total_xN, delta_xN = given
     scale, dtype = q_xNK.shape[-1] ** -0.5, q_xNK.dtype
+    shared = jax.tree.map(lambda x: x.astype(jnp.float32), source.shared)
+    wide = source._replace(shared=shared)
 
-    def add(piece_of: PieceOf, source: Source, sums: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[Any, Any]:
+    def add(sums: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[Any, Any]:
         dq_xNK, d_shared = sums
-        parts, mask_xNS, pull = _differentiable(piece_of, source._replace(own=part[0], data=part[1]))
+        parts, mask_xNS, pull = _differentiable(piece_of, wide._replace(own=part[0], data=part[1]))
         piece = Piece(parts[0].astype(dtype), parts[1].astype(dtype), parts[2], mask_xNS)
         weights_xNS = _weights(_logits(q_xNK, piece), total_xN, mask_xNS)
         dv_xSK = _matmul("...NS,...NK->...SK", weights_xNS.astype(dtype), do_xNK)
@@ -111,15 +151,9 @@ def _backward(pieces: tuple[PieceOf, ...], kept: tuple[Any, ...], do_xNK: jax.Ar
         d_own = jax.tree.map(lambda d, x: d.astype(x.dtype), d_own, part[0])
         return (dq_xNK, jax.tree.map(jnp.add, d_shared, d_here)), d_own
 
-    dq_xNK, d_sources = jnp.zeros(q_xNK.shape, jnp.float32), []
-    for piece_of, source in zip(pieces, sources, strict=True):
-        shared = jax.tree.map(lambda x: x.astype(jnp.float32), source.shared)
-        zeros = jax.tree.map(jnp.zeros_like, shared)
-        step = functools.partial(add, piece_of, source._replace(shared=shared))
-        (dq_xNK, d_shared), d_own = jax.lax.scan(step, (dq_xNK, zeros), (source.own, source.data))
-        d_shared = jax.tree.map(lambda d, x: d.astype(x.dtype), d_shared, source.shared)
-        d_sources.append(Source(d_shared, d_own))
-    return dq_xNK.astype(dtype), tuple(d_sources)
+    zeros = jax.tree.map(jnp.zeros_like, shared)
+    (dq_xNK, d_shared), d_own = jax.lax.scan(add, (dq_xNK, zeros), (source.own, source.data))
+    return dq_xNK, Source(jax.tree.map(lambda d, x: d.astype(x.dtype), d_shared, source.shared), d_own)
 
 
 online_attention.defvjp(_forward, _backward)
