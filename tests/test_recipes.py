@@ -50,15 +50,15 @@ def train_with_a_stop_in_each_stage(config, workdir, monkeypatch):
     stopped = set()
 
     class Stopping(loop.Meter):
-        def __init__(self, writer, stage):
+        def __init__(self, writer, stage, *others):
             self.label = stage.name
-            super().__init__(writer, stage)
+            super().__init__(writer, stage, *others)
 
-        def started(self, step, scalars):
+        def started(self, step, *others):
             if step == 1 and self.label not in stopped:
                 stopped.add(self.label)
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super().started(step, scalars)
+            return super().started(step, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "Meter", Stopping)
