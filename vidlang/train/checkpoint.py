@@ -3,8 +3,8 @@
 A checkpoint holds the parameters, the rest of the training state, and a note: the config, the fingerprint of the part
 of it that decides results, and the shapes of a batch, so that the model can be rebuilt without its data; also the
 metrics of an evaluation of this very state, where there was one and `checkpoint.best` is among them. A checkpoint
-that cannot be read is set aside with a warning and the one before it is used; half-written ones are never seen, because
-a checkpoint gets its name only when it is complete.
+that cannot be read, or whose numbers have changed, is set aside with a warning and the one before it is used;
+half-written ones are never seen, because a checkpoint gets its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
+from vidlang.train.digest import digest
 from vidlang.train.recipe import CheckpointPlan
 from vidlang.train.saved import FOLDER, METRICS, NOTE, all_steps, none_readable, read_note
 from vidlang.train.step import TrainState
+
+# Key of the note, beside those of `make_note`.
+DIGEST = "digest"
 
 
 class Checkpoints:
@@ -60,7 +64,7 @@ class Checkpoints:
         items = {
             "params": ocp.args.StandardSave(state.params),
             "rest": ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            NOTE: ocp.args.JsonSave(self._note),
+            NOTE: ocp.args.JsonSave({**self._note, DIGEST: digest(state)}),
         }
         self._scores.pop(step, None)
         if score is not None:
@@ -166,11 +170,15 @@ class Checkpoints:
         self._scores[step] = score
 
     def _read(self, step: int, abstract: TrainState) -> TrainState:
-        read_note(self.folder.parent, step)
+        note = read_note(self.folder.parent, step)
         rest = {"step": abstract.step, "opt_state": abstract.opt_state}
         args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract.params), rest=ocp.args.StandardRestore(rest))
         found = self._manager.restore(step, args=args)
-        return TrainState(found.rest["step"], found.params, found.rest["opt_state"])
+        state = TrainState(found.rest["step"], found.params, found.rest["opt_state"])
+        # Checkpoints of before have no digest.
+        if DIGEST in note and note[DIGEST] != digest(state):
+            raise ValueError("its numbers are not those that were saved")
+        return state
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves unreadable checkpoints out of the way, so that training can save those steps again."""
