@@ -6,6 +6,7 @@
     python -m launch.train --config=configs/demo.py --workdir=runs/demo --profile=100:105    # a trace of these steps
     python -m launch.train --config=configs/demo.py --workdir=runs/demo --replay=120         # only that step's batch
 
+A mesh axis fsdp or tensor of size 0 is chosen: as small as fits the devices (docs/scale.md).
 It is the same on one machine and on many: docs/clusters.md says how several processes are started and find each other.
 
 Exit codes: 0 done, 2 a mistake in config, flags or data (one sentence says which), 128 + n stopped by signal n after
@@ -18,6 +19,7 @@ from ml_collections import config_flags
 
 from launch import cli
 from vidlang.core import cluster, xla
+from vidlang.cost import fit
 from vidlang.cost.mfu import ideal_seconds
 from vidlang.train.evaluate import table
 from vidlang.train.loop import Extras
@@ -42,6 +44,9 @@ def main(argv: list[str]) -> None:
     extras = Extras(read_steps(PROFILE.value) if PROFILE.value else None, ideal_seconds)
     xla.set_flags()
     cluster.join()
+    told = fit.settle(CONFIG.value, jax.devices())
+    if told and jax.process_index() == 0:
+        print("\n".join(told), flush=True)
     metrics = train(CONFIG.value, WORKDIR.value, extras=extras)
     if jax.process_index() == 0:
         print(table(metrics))

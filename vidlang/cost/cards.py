@@ -21,35 +21,44 @@ UTILISATION = 0.4
 
 @dataclass(frozen=True)
 class Card:
-    """Peak operations a second in two types of numbers, bytes of memory, and bytes a second to and from it."""
+    """Peak operations a second in two types of numbers, bytes of memory, and bytes a second to and from it.
+
+    link: bytes a second that the card sends to others of its slice or machine, over all its links; dcn: its share of
+    what its machine sends to others. 0 where nobody knows.
+    """
 
     bfloat16: float
     float32: float
     memory: float
     bandwidth: float
+    link: float = 0.0
+    dcn: float = 0.0
 
 
 # Peaks are dense, without the factor 2 of structured sparsity. float32 is what JAX's default precision computes: TF32
-# on GPUs with tensor cores, one pass of bfloat16 on TPUs.
+# on GPUs with tensor cores, one pass of bfloat16 on TPUs. Links are one direction of what is printed for both; the
+# network of GPU machines is one adapter a card as in NVIDIA's reference machines (400 Gb/s, 200 for A100). An eighth of
+# 100 Gb/s for cards of workstations is an assumption. That of TPUs is the pod's over its chips; for v4 the v5e's is
+# assumed.
 CARDS: dict[str, Card] = {
     # NVIDIA H100 Tensor Core GPU datasheet, SXM5 column.
-    "H100": Card(989.4e12, 494.7e12, 80 * GB, 3350 * GB),
+    "H100": Card(989.4e12, 494.7e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB),
     # NVIDIA H200 datasheet: the chip of the H100 with HBM3e.
-    "H200": Card(989.4e12, 494.7e12, 141 * GB, 4800 * GB),
+    "H200": Card(989.4e12, 494.7e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB),
     # NVIDIA A100 datasheet, 40 GB and 80 GB SXM.
-    "A100-40": Card(312e12, 156e12, 40 * GB, 1555 * GB),
-    "A100-80": Card(312e12, 156e12, 80 * GB, 2039 * GB),
+    "A100-40": Card(312e12, 156e12, 40 * GB, 1555 * GB, 300 * GB, 25 * GB),
+    "A100-80": Card(312e12, 156e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB),
     # NVIDIA L40S datasheet; half of the figures given with sparsity.
-    "L40S": Card(362e12, 183e12, 48 * GB, 864 * GB),
+    "L40S": Card(362e12, 183e12, 48 * GB, 864 * GB, 32 * GB, 1.56 * GB),
     # NVIDIA RTX A5000 datasheet, tensor performance 222.2 TFLOPS with sparsity at half precision.
-    "A5000": Card(111.1e12, 55.6e12, 24 * GB, 768 * GB),
+    "A5000": Card(111.1e12, 55.6e12, 24 * GB, 768 * GB, 32 * GB, 1.56 * GB),
     # NVIDIA Ada GPU architecture whitepaper, appendix A: float32 accumulation.
-    "RTX4090": Card(165.2e12, 82.6e12, 24 * GB, 1008 * GB),
+    "RTX4090": Card(165.2e12, 82.6e12, 24 * GB, 1008 * GB, 32 * GB, 1.56 * GB),
     # Google Cloud TPU documentation, "System architecture", per chip.
-    "v4": Card(275e12, 275e12, 32 * GB, 1228 * GB),
-    "v5e": Card(197e12, 197e12, 16 * GB, 819 * GB),
-    "v5p": Card(459e12, 459e12, 95 * GB, 2765 * GB),
-    "v6e": Card(918e12, 918e12, 32 * GB, 1640 * GB),
+    "v4": Card(275e12, 275e12, 32 * GB, 1228 * GB, 300 * GB, 3.125 * GB),
+    "v5e": Card(197e12, 197e12, 16 * GB, 819 * GB, 200 * GB, 3.125 * GB),
+    "v5p": Card(459e12, 459e12, 95 * GB, 2765 * GB, 600 * GB, 6.25 * GB),
+    "v6e": Card(918e12, 918e12, 32 * GB, 1640 * GB, 400 * GB, 12.5 * GB),
 }
 
 

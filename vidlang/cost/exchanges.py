@@ -27,7 +27,7 @@ from vidlang.core.sharding import BATCH_AXES, RULES, SLICES
 from vidlang.core.tree import path_name
 from vidlang.cost import collectives
 from vidlang.cost.program import Program
-from vidlang.cost.settings import encoder, video_stack
+from vidlang.cost.settings import encoder, has_stack, video_stack
 from vidlang.nn.spec import TransformerSpec
 from vidlang.train import build
 from vidlang.train.recipe import Stage
@@ -87,13 +87,18 @@ class Shape:
     joint: int = 0
     parts: int = 1
 
+    @property
+    def pair_bytes(self) -> float:
+        """Bytes of the rows of both sides that the objective compares with all others; 0 where it does not."""
+        return float(2 * self.rows * self.joint * np.dtype(np.float32).itemsize)
+
 
 def shape_of(program: Program, stage: Stage) -> Shape:
     """The shape of a stage whose program is built."""
     boxed = jax.eval_shape(lambda key: boxed_params(program.model, program.fields, key), jax.random.key(0))
     trained = jax.eval_shape(lambda params: program.optimizer.split(params)[0], program.params)
     learning = {path_name(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(trained)}
-    itemsize = np.dtype(encoder(stage)[1].compute_dtype).itemsize
+    itemsize = np.dtype(encoder(stage)[1].compute_dtype if has_stack(stage) else np.float32).itemsize
     found = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
     heads = {path_name(path).split("/")[0] for path, _ in found}
     taught = {head for head in heads if any(path.split("/")[0] == head for path in learning)}
@@ -169,12 +174,13 @@ def _of_layers(shape: Shape, sizes: Mapping[str, int]) -> Iterator[Exchange]:
 
 def _of_pairs(shape: Shape) -> Iterator[Exchange]:
     if shape.joint:
-        size = float(2 * shape.rows * shape.joint * np.dtype(np.float32).itemsize)
-        yield Exchange("rows of all devices", "all-gather", BATCH_AXES, size)
-        yield Exchange("gradients of these rows", "reduce-scatter", BATCH_AXES, size)
+        yield Exchange("rows of all devices", "all-gather", BATCH_AXES, shape.pair_bytes)
+        yield Exchange("gradients of these rows", "reduce-scatter", BATCH_AXES, shape.pair_bytes)
 
 
 def _towers(stage: Stage) -> Iterator[tuple[int, int, int, int, bool]]:
+    if not has_stack(stage):
+        return
     stack, spec = video_stack(stage), encoder(stage)[1]
     bytes_of = np.dtype(spec.compute_dtype).itemsize
     for tokens in stack.tokens:

@@ -118,6 +118,15 @@ def encoder(stage: Stage) -> tuple[dict[str, Any], TransformerSpec, tuple[str, .
     return dict(section), spec, path
 
 
+def has_stack(stage: Stage) -> bool:
+    """Whether the stage's model has a video encoder of one grid of tokens, for which the formulas are."""
+    name, options = build.named(stage.model, "model")
+    section = options if name == "video" else options.get("video")
+    if not isinstance(section, Mapping) or "transformer" not in section:
+        return False
+    return not section.get("views")
+
+
 def video_stack(stage: Stage) -> StackShape:
     """What the video encoder of the stage computes for one clip under the stage's dials; of a mixture, its largest."""
     section, spec, _ = encoder(stage)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from vidlang.cost import parameters
 from vidlang.cost.cards import UTILISATION, Card, step_seconds
+from vidlang.cost.collectives import Total, by_kind
 from vidlang.cost.flops import CONVENTIONS
 from vidlang.cost.program import StepMemory, build_program, forward_flops, step_flops
+from vidlang.cost.scale import compiled_time
 from vidlang.cost.settings import Setting, apply, encoder, settings, video_stack
 from vidlang.cost.targets import Refused, Target, measure
 from vidlang.train.recipe import Recipe
@@ -26,6 +28,8 @@ class Row:
     tokens: of the video, in the first and in the last layer. flops: of one clip's forward pass, by convention; the
     papers' count the video encoder, "true" the whole model. step_flops: of a train step on all devices. parameters:
     of the whole model; touched: of the video encoder's layers, at their widths. memory, seconds: of one device.
+    exchanges: what the devices send each other. own: the share of a step in which a device does its own work, where
+    nothing of that is hidden behind it, and where all is.
     """
 
     stage: str
@@ -38,6 +42,8 @@ class Row:
     touched: int = 0
     memory: int | None = None
     seconds: float | None = None
+    exchanges: tuple[Total, ...] = ()
+    own: tuple[float, float] | None = None
     fits: bool | None = None
     best: bool = False
     reason: str = ""
@@ -131,8 +137,13 @@ def _weigh(row: Row, answer: StepMemory | Refused, recipe: Recipe, request: Requ
         seconds = step_seconds(
             request.card, dtype, flops=flops, traffic=answer.traffic, utilisation=request.utilisation
         )
+    own = None
+    if request.card is not None and request.card.link and answer.exchanges:
+        took = compiled_time(request.card, dtype, row.step_flops / answer.devices, answer, request.utilisation)
+        seconds, own = took.longest, took.efficiency
     fits = None if request.memory is None else answer.total <= request.memory
-    return dataclasses.replace(row, memory=answer.total, seconds=seconds, fits=fits)
+    exchanges = tuple(by_kind(answer.exchanges))
+    return dataclasses.replace(row, memory=answer.total, seconds=seconds, exchanges=exchanges, own=own, fits=fits)
 
 
 def render(found: Sequence[Row], conventions: Sequence[str]) -> str:
@@ -156,8 +167,22 @@ def render(found: Sequence[Row], conventions: Sequence[str]) -> str:
         )
     sizes = [max(len(line[column]) for line in lines) for column in range(len(head))]
     table = "\n".join(_aligned(line, sizes) for line in lines)
+    sent = [line for row in found if not row.reason and row.exchanges for line in _exchanges(row)]
     refused = [f"{row.setting}: {row.reason}" for row in found if row.reason]
+    if sent:
+        table = "\n".join([table, "", "a device sends in a step:", *sent])
     return "\n".join([table, *(["", "not for this model:"] if refused else []), *refused])
+
+
+def _exchanges(row: Row) -> Iterator[str]:
+    own = "" if row.own is None else f"; {100 * row.own[0]:.0f} to {100 * row.own[1]:.0f} % of a step is its own work"
+    yield f"{row.setting}: {sum(each.sent for each in row.exchanges) / 1e6:,.4g} MB{own}"
+    for each in row.exchanges:
+        among = f"among {each.groups_of} {'slices' if each.between_slices else 'devices'}"
+        yield (
+            f"  {each.kind} {among if each.groups_of else 'to one other'}: {each.times} of {each.bytes / 1e6:,.4g} MB "
+            f"in all, {each.sent / 1e6:,.4g} MB sent"
+        )
 
 
 def _aligned(line: Sequence[str], sizes: Sequence[int]) -> str:
