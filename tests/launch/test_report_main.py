@@ -72,3 +72,18 @@ def test_a_run_of_which_one_stage_is_done_has_a_page(launch, config, tmp_path):
 def test_a_folder_without_a_run_is_a_sentence(launch, tmp_path):
     done = launch("launch.report", f"--workdir={tmp_path}")
     assert done.code == 2 and "is not the folder of a run: it has no config.json" in done.err
+
+
+def test_several_runs_are_compared_however_they_are_named(launch, config, tmp_path):
+    for name in ("a", "b,c"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "config.json", {**config, "seed": len(name)})
+    folders, page = [str(tmp_path / name) for name in ("a", "b,c")], tmp_path / "page.html"
+    done = launch("launch.report", *folders, f"--output={page}")
+    assert (done.code, done.out.strip()) == (0, str(page)), done.err
+    assert '<th scope="row">seed</th><td>1</td><td>3</td>' in page.read_text(encoding="utf-8")
+    assert launch("launch.report", f'--runs={folders[0]},"{folders[1]}"').out.strip() == f"{folders[0]}/comparison.html"
+    wrong = launch("launch.report", folders[0], str(tmp_path))
+    assert wrong.code == 2 and "is not the folder of a run: it has no config.json" in wrong.err
+    assert "--clip is for the page about one run" in launch("launch.report", *folders, "--clip=1").err
+    assert "give the run's folder as --workdir" in launch("launch.report").err

@@ -11,6 +11,8 @@ import numpy as np
 
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 16, 44
+# Ways in which a line can look; the style sheet has so many.
+LINES = 8
 POINTS = 240  # more logged steps than this are averaged
 
 
@@ -29,9 +31,14 @@ def line_chart(
     *,
     share: bool = False,
     references: Sequence[tuple[str, float]] = (),
+    numbers: Sequence[int] | None = None,
 ) -> str:
-    """A figure with curves over steps; `share` shows values from 0 to 1 as percent, `references` are dashed levels."""
+    """A figure with curves over steps; `share` shows values from 0 to 1 as percent, `references` are dashed levels.
+
+    numbers: which line each curve is, where several charts have the same curves and not all have all.
+    """
     drawn = [Series(s.label, *_thinned(s)) for s in series]
+    lines = range(len(series)) if numbers is None else numbers
     finite = [v for s in drawn for v in s.values if math.isfinite(v)]
     levels = finite + [value for _, value in references]
     last = max((step for s in drawn for step in s.steps), default=0)
@@ -48,10 +55,10 @@ def line_chart(
         *(_x_tick(x(value), short(value)) for value in nice_ticks(0, max(last, 1)) if value <= max(last, 1)),
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 6}" text-anchor="middle">step</text>',
         *(_reference(y(value), label, unit(value)) for label, value in references),
-        *(_curve(s, number, x, y, unit) for number, s in enumerate(drawn)),
+        *(_curve(s, number, x, y, unit) for number, s in zip(lines, drawn, strict=True)),
         "</svg>",
     ]
-    legend = "".join(_legend(s, number, unit) for number, s in enumerate(drawn))
+    legend = "".join(_legend(s, number, unit) for number, s in zip(lines, drawn, strict=True))
     averaged = max((len(s.steps) for s in series), default=0) > POINTS
     note = '<p class="note">Each point is the mean of neighbouring logged steps.</p>' if averaged else ""
     return (
@@ -146,12 +153,12 @@ def _curve(
             for step, value in zip(series.steps, series.values, strict=True)
             if math.isfinite(value)
         )
-    return f'<g class="curve s{number % 4}">{lines}{dots}</g>'
+    return f'<g class="curve s{number % LINES}">{lines}{dots}</g>'
 
 
 def _legend(series: Series, number: int, unit: Callable[[float], str]) -> str:
     swatch = (
-        f'<svg class="swatch curve s{number % 4}" viewBox="0 0 24 8" aria-hidden="true">'
+        f'<svg class="swatch curve s{number % LINES}" viewBox="0 0 24 8" aria-hidden="true">'
         '<polyline points="1,4 23,4"/></svg>'
     )
     return f"<li>{swatch}{escape(series.label)} <b>{unit(_last_finite(series.values))}</b></li>"

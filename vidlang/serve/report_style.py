@@ -5,11 +5,13 @@ CSS = """
   color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --ink: #1b1f27; --soft: #5b6472; --rule: #dfe3e9;
   --right: #16803c; --right-soft: #e3f5e9; --s0: #2463d1; --s1: #c2570c; --s2: #0b7f71; --s3: #7a3fc4;
+  --s4: #b3245c; --s5: #6b6a12; --s6: #0f7296; --s7: #555c68;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #12151b; --card: #1b1f27; --ink: #eceff4; --soft: #a3adbb; --rule: #333a46;
     --right: #5fd38a; --right-soft: #163222; --s0: #7fb0ff; --s1: #ffa866; --s2: #5ed6c5; --s3: #c8a3ff;
+    --s4: #ff93bd; --s5: #d5d26a; --s6: #74cdf0; --s7: #b9c0cb;
   }
 }
 * { box-sizing: border-box; }
@@ -45,10 +47,15 @@ svg text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-num
 .s0 polyline { stroke: var(--s0); } .s1 polyline { stroke: var(--s1); stroke-dasharray: 7 4; }
 .s2 polyline { stroke: var(--s2); stroke-dasharray: 2 4; }
 .s3 polyline { stroke: var(--s3); stroke-dasharray: 9 3 2 3; }
+.s4 polyline { stroke: var(--s4); } .s5 polyline { stroke: var(--s5); stroke-dasharray: 7 4; }
+.s6 polyline { stroke: var(--s6); stroke-dasharray: 2 4; }
+.s7 polyline { stroke: var(--s7); stroke-dasharray: 9 3 2 3; }
 .s0 circle { fill: var(--s0); }
 .s1 circle { fill: var(--s1); }
 .s2 circle { fill: var(--s2); }
 .s3 circle { fill: var(--s3); }
+.s4 circle { fill: var(--s4); } .s5 circle { fill: var(--s5); }
+.s6 circle { fill: var(--s6); } .s7 circle { fill: var(--s7); }
 .legend {
   display: flex; flex-wrap: wrap; gap: 2px 18px; list-style: none; margin: 6px 0 0; padding: 0;
   font-size: 0.9rem;
@@ -66,6 +73,8 @@ tbody th[colspan] { padding-top: 18px; font-weight: 700; border-top: 0; text-ali
 tbody:first-of-type th[colspan] { padding-top: 10px; }
 .costs th small { display: block; color: var(--soft); font-weight: 400; }
 .costs td:nth-child(2) { font-weight: inherit; }
+.compared td { white-space: normal; overflow-wrap: anywhere; }
+.compared td:nth-child(2) { font-weight: inherit; }
 .bar { display: block; width: 100%; min-width: 90px; height: 8px; margin-top: 3px; }
 .bar .whole { fill: var(--rule); } .bar .part { fill: var(--s0); }
 .pruned { margin: 20px 0 0; }

@@ -88,13 +88,18 @@ def results_html(columns: Mapping[str, Mapping[str, float]], facts: Mapping[str,
     return f"<h2>All results</h2>\n{table_html(columns)}" + (f'\n<dl class="facts">{listed}</dl>' if listed else "")
 
 
-def table_html(columns: Mapping[str, Mapping[str, float]]) -> str:
-    """A table with a column for each of `columns` and a row for each number in any of them."""
+def table_html(columns: Mapping[str, Mapping[str, float]], *, capitalize: bool = True) -> str:
+    """A table with a column for each of `columns` and a row for each number in any of them.
+
+    capitalize: whether their names are words, and not names of folders.
+    """
     names = dict.fromkeys(name for column in columns.values() for name in column)
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.rpartition("/")[0], []).append(name)
-    head = "".join(f'<th scope="col">{escape(column.capitalize())}</th>' for column in columns)
+    head = "".join(
+        f'<th scope="col">{escape(column.capitalize() if capitalize else column)}</th>' for column in columns
+    )
     bodies = "".join(_group(place, members, columns) for place, members in groups.items())
     return f'<div class="table"><table><thead><tr><th scope="col">Metric</th>{head}</tr></thead>{bodies}</table></div>'
 

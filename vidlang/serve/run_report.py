@@ -53,11 +53,11 @@ def render_run(title: str, stages: Sequence[StageReport], points: Sequence[Point
 
 def read_stages(workdir: Path, recipe: Recipe, clip: int) -> list[StageReport]:
     """All that is known of the stages of a run."""
-    evaluated = _read_evals(workdir / EVALS)
+    evaluated = read_evals(workdir / EVALS)
     return [_read_stage(workdir, recipe, index, evaluated, clip) for index in range(len(recipe.stages))]
 
 
-def _read_evals(path: Path) -> dict[str, dict[str, float]]:
+def read_evals(path: Path) -> dict[str, dict[str, float]]:
     """What `launch.evaluate` found, by stage and step."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
