@@ -151,7 +151,7 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "name": "demo_caption",
             "seed": 0,
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
             "runtime": {"workers": 1, "log_every": 25},
             "stages": tuple(ml_collections.ConfigDict(stage) for stage in (language_stage(), caption_stage())),
         }

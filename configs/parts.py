@@ -61,7 +61,7 @@ def recipe(name: str, stages: Sequence[Section], **others: Any) -> ml_collection
     config: Section = {
         "name": name,
         "seed": 0,
-        "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
         "runtime": {"workers": -1, "log_every": 50},
         **others,
         "stages": tuple(_stage(stage) for stage in stages),

@@ -58,7 +58,7 @@ class Exchange:
 
     def between(self, sizes: Mapping[str, int]) -> float:
         """Of these, bytes that leave the slice: what its devices have summed or gathered goes on from one of each."""
-        slices = sizes.get(SLICES, 1)
+        slices = sizes.get(SLICES, 0) or 1
         within = math.prod(sizes.get(axis, 1) for axis in self.axes) // slices
         if "data" not in self.axes or slices == 1:
             return 0.0

@@ -101,7 +101,7 @@ def unexpected(found: Sequence[Collective], sizes: Mapping[str, int], paired: fl
 
 def _groups(sizes: Mapping[str, int]) -> set[int]:
     """Numbers of devices that lie along any axes of the mesh; slices cut the first."""
-    slices = sizes.get(SLICES, 1)
+    slices = sizes.get(SLICES, 0) or 1
     data = {1, slices, sizes.get("data", 1) // slices, sizes.get("data", 1)}
     groups = data
     for axis in AXES[1:]:
