@@ -116,7 +116,7 @@ def row_of(pod: Pod) -> dict[str, Any]:
 
 def _measured(pod: Pod, recipe: Recipe, index: int, answer: StepMemory) -> dict[str, Any]:
     stage, program = recipe.stages[index], build_program(recipe, index)
-    sizes = _whole(pod.mesh, answer.devices)
+    sizes = whole_mesh(pod.mesh, answer.devices)
     shape = shape_of(program, stage)
     flops = step_flops(program) / answer.devices
     took = compiled_time(CARDS[pod.topology.split(":")[0]], "bfloat16", flops, answer)
@@ -134,7 +134,7 @@ def _measured(pod: Pod, recipe: Recipe, index: int, answer: StepMemory) -> dict[
     }
 
 
-def _whole(mesh: Mapping[str, int], devices: int) -> dict[str, int]:
+def whole_mesh(mesh: Mapping[str, int], devices: int) -> dict[str, int]:
     """All axes of a mesh by their sizes."""
     sizes = {axis: int(mesh.get(axis, 1)) for axis in AXES}
     fixed = 1

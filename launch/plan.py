@@ -6,7 +6,13 @@
 
 --target compiles each train step for cpu, cpu:DEVICES, the gpu here or tpu:TOPOLOGY (without a TPU, with the extra
 `plan`), which takes from seconds to two minutes for each setting; without it only operations are counted. --memory
-marks the settings that fit. Times are estimates from the card's printed figures. docs/cost.md says what is counted.
+marks the settings that fit. Of several devices it also tells what they send each other, and how much of a step is left
+for their own work. Times are estimates from the card's printed figures. docs/cost.md says what is counted, and
+docs/scale.md how meshes are planned:
+
+    python -m launch.plan --config=configs/longvivit.py:vit_l --stages=long --settings=own --target=tpu:v5e:16x16
+    python -m launch.plan --config=configs/demo.py --target=tpu:v5e:4x4 --config.mesh.fsdp=4 --config.mesh.slices=2
+    python -m launch.plan --config=configs/demo.py --target=tpu:v5e:4x4 --config.mesh.fsdp=0    # the smallest that fits
 """
 
 import dataclasses
@@ -17,6 +23,8 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from launch import cli
+from vidlang.core.sharding import SLICES
+from vidlang.cost import fit
 from vidlang.cost.cards import UTILISATION, find_card
 from vidlang.cost.table import COUNTS, Request, Row, mark, render, rows
 from vidlang.cost.targets import FORMS, read_target
@@ -41,8 +49,8 @@ UNITS = {"": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2.0**10, "MIB": 2.0**2
 def main(argv: list[str]) -> None:
     """Prints a table for each stage and number of frames."""
     del argv
-    recipe = read_recipe(CONFIG.value)
     request = _request()
+    recipe = _settled(read_recipe(CONFIG.value), request)
     everything: list[Row] = []
     for index in _chosen(recipe):
         found = mark([_told(row, request) for row in rows(recipe, index, request)])
@@ -53,6 +61,23 @@ def main(argv: list[str]) -> None:
                 print(f"stage {recipe.stages[index].name}, {frames} frames\n{table}\n", flush=True)
     if JSON.value:
         print(json.dumps([dataclasses.asdict(row) for row in everything]))
+
+
+def _settled(recipe: Recipe, request: Request) -> Recipe:
+    """The recipe with the sizes of its mesh that it leaves open, told in a line for each stage."""
+    if request.target is None or not fit.is_open(recipe.mesh):
+        return recipe
+    memory = request.memory or (request.card.memory if request.card else None)
+    if memory is None:
+        raise ValueError("mesh axes of size 0 are chosen by the memory of a device; add --memory=16GB or --card=v5e")
+    if BATCH.value is not None:
+        stages = tuple(dataclasses.replace(stage, batch_size=BATCH.value) for stage in recipe.stages)
+        recipe = dataclasses.replace(recipe, stages=stages)
+    devices = request.target.count * (recipe.mesh.get(SLICES, 0) or 1)
+    sizes, held = fit.choose(recipe, devices, memory)
+    if not JSON.value:
+        print(fit.describe(sizes, held, memory), end="\n\n", flush=True)
+    return dataclasses.replace(recipe, mesh=sizes)
 
 
 def _told(row: Row, request: Request) -> Row:

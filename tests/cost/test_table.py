@@ -2,6 +2,7 @@
 
 import pytest
 
+from vidlang.cost.collectives import Total
 from vidlang.cost.table import Request, Row, mark, render, rows
 
 
@@ -83,3 +84,22 @@ def test_layouts_are_counted_as_they_run(recipe, layout, tubelet):
     # Of the whole model, masking changes only the stack; what it really computes falls by what the formula says.
     fall = {name: found["off"].flops[name] - found["mask 0.5"].flops[name] for name in ("adavid", "true")}
     assert fall["true"] == fall["adavid"]
+
+
+def test_what_devices_send_stands_below_the_table():
+    exchanges = (
+        Total("all-reduce", 4, False, 3, 8_000_000, 12e6),
+        Total("all-reduce", 2, True, 1, 1_000_000, 1e6),
+        Total("collective-permute", 0, False, 2, 500_000, 5e5),
+    )
+    flops = {"true": 1e9}
+    row = Row("short", 4, "off", (8, 8), flops, 1e12, 5, 5, 10**9, 0.5, exchanges, (0.9, 1.0))
+    lines = render([row, Row("short", 4, "keep", reason="no cls")], ["true"]).splitlines()
+    start = lines.index("a device sends in a step:")
+    assert lines[start + 1 : start + 5] == [
+        "off: 13.5 MB; 90 to 100 % of a step is its own work",
+        "  all-reduce among 4 devices: 3 of 8 MB in all, 12 MB sent",
+        "  all-reduce among 2 slices: 1 of 1 MB in all, 1 MB sent",
+        "  collective-permute to one other: 2 of 0.5 MB in all, 0.5 MB sent",
+    ]
+    assert lines[-1] == "keep: no cls"

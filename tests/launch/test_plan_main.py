@@ -76,6 +76,31 @@ def test_a_wrong_flag_is_one_sentence(launch, config, flags, words):
     assert end.code == 2 and words in end.err and end.err.count("\n") == 1
 
 
+def test_several_devices_tell_what_they_send_and_how_much_is_their_own_work(launch, config):
+    flags = ["--settings=^off$", "--batch_size=8", "--target=cpu:4", "--card=H100", "--json"]
+    end = launch("launch.plan", config, *flags)
+    assert end.code == 0
+    (row,) = json.loads(end.out)
+    kinds = {each["kind"]: each for each in row["exchanges"]}
+    assert kinds["all-reduce"]["groups_of"] == 4 and kinds["all-reduce"]["bytes"] > 4 * row["parameters"] * 0.95
+    assert 0 < row["own"][0] < row["own"][1] <= 1
+
+
+def test_open_axes_are_chosen_by_memory_and_told(launch, config):
+    text = config.removeprefix("--config=")
+    with open(text) as file:
+        changed = file.read().replace('"mesh": {"data": -1}', '"mesh": {"data": -1, "fsdp": 0, "tensor": 1}')
+    with open(text, "w") as file:
+        file.write(changed)
+    flags = ["--settings=^off$", "--batch_size=8", "--target=cpu:4"]
+    end = launch("launch.plan", config, *flags, "--memory=1GB")
+    assert end.code == 0 and end.out.startswith("mesh 4 data; of 1 GB a device holds\n  short: ")
+    end = launch("launch.plan", config, *flags, "--memory=1KB")
+    assert end.code == 2 and "does not fit 4 devices" in end.err
+    end = launch("launch.plan", config, *flags)
+    assert end.code == 2 and "add --memory=16GB or --card=v5e" in end.err
+
+
 @pytest.mark.slow
 def test_memory_grows_linearly_with_frames_along_edges_and_with_their_square_without(launch, config):
     flags = ["--frames=32,64", "--settings=^off|edges .1, 3, 56.$", "--batch_size=1"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import math
 import os
 import pickle
 import re
@@ -47,6 +48,16 @@ class Target:
     def chip(self) -> str:
         """The TPU generation, which is also a card's name; "" for others."""
         return self.devices.split(":")[0] if self.platform == "tpu" else ""
+
+    @property
+    def count(self) -> int:
+        """How many devices: of TPUs, those of one slice."""
+        if self.platform == "tpu":
+            sizes = self.devices.rpartition(":")[2].split("x")
+            if not all(size.isdigit() for size in sizes):
+                raise ValueError(f"a TPU topology ends in its sizes, as in v5e:2x2; found {self.devices!r}")
+            return math.prod(int(size) for size in sizes)
+        return jax.device_count() if self.platform == "gpu" else int(self.devices or 1)
 
 
 @dataclass(frozen=True)
