@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from benchmarks.pods import PODS, recipe_of, table, whole_mesh
+from benchmarks._pods import PODS, recipe_of, table, whole_mesh
 from vidlang.cost.cards import CARDS
 from vidlang.cost.exchanges import exchanges, shape_of, total
 from vidlang.cost.program import build_program

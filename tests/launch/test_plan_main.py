@@ -1,6 +1,7 @@
 """The planner: flags in, tables or JSON out."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,7 @@ def test_a_wrong_flag_is_one_sentence(launch, config, flags, words):
     assert end.code == 2 and words in end.err and end.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_several_devices_tell_what_they_send_and_how_much_is_their_own_work(launch, config):
     flags = ["--settings=^off$", "--batch_size=8", "--target=cpu:4", "--card=H100", "--json"]
     end = launch("launch.plan", config, *flags)
@@ -86,19 +88,27 @@ def test_several_devices_tell_what_they_send_and_how_much_is_their_own_work(laun
     assert 0 < row["own"][0] < row["own"][1] <= 1
 
 
-def test_open_axes_are_chosen_by_memory_and_told(launch, config):
-    text = config.removeprefix("--config=")
-    with open(text) as file:
-        changed = file.read().replace('"mesh": {"data": -1}', '"mesh": {"data": -1, "fsdp": 0, "tensor": 1}')
-    with open(text, "w") as file:
-        file.write(changed)
-    flags = ["--settings=^off$", "--batch_size=8", "--target=cpu:4"]
-    end = launch("launch.plan", config, *flags, "--memory=1GB")
+@pytest.fixture
+def open_config(config):
+    path = Path(config.removeprefix("--config="))
+    path.write_text(path.read_text().replace('"mesh": {"data": -1}', '"mesh": {"data": -1, "fsdp": 0, "tensor": 1}'))
+    return config
+
+
+@pytest.mark.slow
+def test_open_axes_are_chosen_by_memory_and_told(launch, open_config):
+    flags = ["--settings=^off$", "--batch_size=8", "--target=cpu:4", "--memory=1GB"]
+    end = launch("launch.plan", open_config, *flags)
     assert end.code == 0 and end.out.startswith("mesh 4 data; of 1 GB a device holds\n  short: ")
-    end = launch("launch.plan", config, *flags, "--memory=1KB")
-    assert end.code == 2 and "does not fit 4 devices" in end.err
-    end = launch("launch.plan", config, *flags)
-    assert end.code == 2 and "add --memory=16GB or --card=v5e" in end.err
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"), [("--memory=1KB", "does not fit 4 devices"), (None, "add --memory=16GB or --card=v5e")]
+)
+def test_open_axes_that_cannot_be_chosen_are_one_sentence(launch, open_config, flag, words):
+    flags = ["--settings=^off$", "--batch_size=8", "--target=cpu:4", *filter(None, [flag])]
+    end = launch("launch.plan", open_config, *flags)
+    assert end.code == 2 and words in end.err and end.err.count("\n") == 1
 
 
 @pytest.mark.slow

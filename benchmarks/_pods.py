@@ -1,0 +1,178 @@
+"""Which TPU pod each full-size recipe is meant for, and the tables of what its train step costs there."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vidlang.core.sharding import AXES
+from vidlang.cost.cards import CARDS
+from vidlang.cost.collectives import by_kind
+from vidlang.cost.exchanges import exchanges, shape_of, total
+from vidlang.cost.program import StepMemory, build_program, step_flops
+from vidlang.cost.scale import compiled_time, unexpected, weak_scaling
+from vidlang.cost.targets import Refused, Target, measure
+from vidlang.train.recipe import Recipe, read_recipe
+
+DATA = {"data": -1}
+EDGES = {"edges": {"local": 1, "random": 3, "block": 56}}
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A stage of a recipe, and what it is meant to train on. dials: instead of the stage's own."""
+
+    config: str
+    stage: str
+    topology: str
+    mesh: Mapping[str, int] = field(default_factory=lambda: DATA)
+    dials: Mapping[str, Any] | None = None
+    batch_size: int = 0
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """As the table and --only have it."""
+        return " ".join(filter(None, [self.config, self.stage, self.note]))
+
+
+# The most telling first: whoever stops early has these.
+PODS = (
+    Pod("longvivit:vit_l", "long", "v5e:16x16"),
+    Pod("caption_long:vit_l", "caption", "v5e:8x16"),
+    Pod("longvivit:vit_l", "long", "v5e:16x16", {"data": 64, "fsdp": 4}, {}, 256, "dense, a clip a chip"),
+    Pod("longvivit:vit_l", "long", "v5e:16x16", {"data": 64, "fsdp": 4}, EDGES, 256, "edges, a clip a chip"),
+    Pod("avion_ego4d", "pretrain", "v5e:4x8"),
+    Pod("shortvivit:vit_l", "short", "v5e:8x16", {"data": 32, "fsdp": 4}),
+    Pod("svitt", "frames_4", "v5e:4x8"),
+    Pod("caption_short:vit_l", "caption", "v5e:4x8"),
+    Pod("eff_shortvivit:vit_l", "short", "v5e:8x8"),
+    Pod("imagevit:vit_l", "image", "v5e:8x8"),
+    Pod("longvivit", "long", "v5e:8x16"),
+    Pod("videomae_k400", "pretrain", "v5e:8x8"),
+    Pod("videomae_k400", "finetune", "v5e:8x8"),
+    Pod("avion_ego4d:vit_l", "pretrain", "v5e:8x8", {"data": 16, "fsdp": 4}),
+    Pod("avion_ek100_mir", "mir", "v5e:8x8"),
+    Pod("avion_ek100_cls", "cls", "v5e:8x8"),
+    Pod("svitt", "frames_16", "v5e:8x8"),
+    Pod("svitt_ego", "random_3", "v5e:4x8"),
+    Pod("svitt_retrieval", "msrvtt", "v5e:4x8"),
+    Pod("svitt_qa", "msrvtt_qa", "v5e:4x8"),
+    Pod("adavid_egovlp", "adaptive", "v5e:4x8"),
+    Pod("adavid_diving48", "diving48", "v5e:4x8"),
+    Pod("qa_finetune", "msrvtt_qa", "v5e:4x8"),
+    Pod("caption_finetune", "msrvtt", "v5e:4x8"),
+    Pod("longvivit_ablations", "joint", "v5e:8x8"),
+)
+HEAD = ("recipe", "pod", "mesh", "clips a chip", "GB a chip", "exchanges, MB sent a chip", "time", "own work")
+PLANNED = ("chips", "slices", "batch", "MB sent a chip", "MB between slices", "step", "own work")
+COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+def recipe_of(pod: Pod) -> tuple[Recipe, int]:
+    """The recipe with the pod's mesh, batch and dials, and the number of its stage."""
+    name, _, words = pod.config.partition(":")
+    found = read_recipe(importlib.import_module(f"configs.{name}").get_config(words))
+    index = next(i for i, stage in enumerate(found.stages) if stage.name == pod.stage)
+    stage = found.stages[index]
+    changes: dict[str, Any] = {"batch_size": pod.batch_size or stage.batch_size}
+    if pod.dials is not None:
+        changes["dials"] = dict(pod.dials)
+    stages = tuple(dataclasses.replace(each, **changes) if i == index else each for i, each in enumerate(found.stages))
+    return dataclasses.replace(found, stages=stages, mesh=dict(pod.mesh)), index
+
+
+def row_of(pod: Pod) -> dict[str, Any]:
+    """What the table says of a pod."""
+    recipe, index = recipe_of(pod)
+    start = time.perf_counter()
+    (answer,) = measure([(recipe, index)], Target("tpu", pod.topology))
+    row: dict[str, Any] = {"name": pod.name, "pod": pod.topology, "minutes": (time.perf_counter() - start) / 60}
+    if isinstance(answer, Refused):
+        return {**row, "mesh": dict(pod.mesh), "refused": answer.reason}
+    return row | _measured(pod, recipe, index, answer)
+
+
+def _measured(pod: Pod, recipe: Recipe, index: int, answer: StepMemory) -> dict[str, Any]:
+    stage, program = recipe.stages[index], build_program(recipe, index)
+    sizes = whole_mesh(pod.mesh, answer.devices)
+    shape = shape_of(program, stage)
+    flops = step_flops(program) / answer.devices
+    took = compiled_time(CARDS[pod.topology.split(":")[0]], "bfloat16", flops, answer)
+    return {
+        "mesh": {axis: size for axis, size in sizes.items() if size > 1},
+        "clips": stage.batch_size / (sizes["data"] * sizes["fsdp"]),
+        "memory": answer.total,
+        "state": answer.arguments,
+        "exchanges": [dataclasses.asdict(each) for each in by_kind(answer.exchanges)],
+        "sent": sum(one.sent for one in answer.exchanges),
+        "counted": total(exchanges(shape, sizes), sizes) if sizes["context"] == 1 else 0.0,
+        "seconds": [took.shortest, took.longest],
+        "own": took.efficiency,
+        "unexpected": [dataclasses.asdict(one) for one in unexpected(answer.exchanges, sizes, shape.pair_bytes)],
+    }
+
+
+def whole_mesh(mesh: Mapping[str, int], devices: int) -> dict[str, int]:
+    """All axes of a mesh by their sizes."""
+    sizes = {axis: int(mesh.get(axis, 1)) for axis in AXES}
+    fixed = 1
+    for size in sizes.values():
+        fixed *= size if size != -1 else 1
+    return {axis: devices // fixed if size == -1 else size for axis, size in sizes.items()}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    for row in rows:
+        mesh = " ".join(f"{axis} {size}" for axis, size in row["mesh"].items())
+        if "refused" in row:
+            cells = [row["name"], row["pod"], mesh, "", row["refused"], "", "", ""]
+        else:
+            sums = ", ".join(_exchange(each) for each in row["exchanges"] if each["sent"] >= 1e6)
+            low, high = row["own"]
+            cells = [
+                *(row["name"], row["pod"], mesh, f"{row['clips']:g}", f"{row['memory'] / 1e9:.3g}"),
+                f"{row['sent'] / 1e6:,.0f}: {sums}",
+                f"~{row['seconds'][0] * 1e3:,.0f}-{row['seconds'][1] * 1e3:,.0f} ms",
+                f"{100 * low:.0f}-{100 * high:.0f} %",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _exchange(each: Mapping[str, Any]) -> str:
+    where = f" over {each['groups_of']}" if each["groups_of"] else ""
+    return f"{each['kind']}{where} {each['sent'] / 1e6:,.0f}"
+
+
+def scaling() -> str:
+    """The planned table of weak scaling, for LongViViT's two stages with ViT-L on v5e chips."""
+    blocks = []
+    for pod, fsdp, clips in ((PODS[0], 1, 2), (PODS[5], 4, 4)):
+        recipe, index = recipe_of(dataclasses.replace(pod, batch_size=clips))
+        program, card = build_program(recipe, index), CARDS["v5e"]
+        alone = step_flops(program) / (card.bfloat16 * 0.4)
+        shape = shape_of(program, recipe.stages[index])
+        # A v5e pod has 256 chips: beyond are several slices.
+        pods = [{"data": n // fsdp, "fsdp": fsdp, "slices": max(1, n // 256)} for n in COUNTS]
+        lines = [
+            "| chips | slices | batch | MB sent | MB between slices | step | own work |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for devices, sizes, took in weak_scaling(card, shape, alone, pods):
+            grown = dataclasses.replace(shape, rows=shape.rows * devices)
+            found = exchanges(grown, sizes)
+            low, high = took.efficiency
+            lines.append(
+                f"| {devices:,} | {sizes['slices']} | {clips * devices:,} | {total(found, sizes) / 1e6:,.0f} | "
+                f"{sum(each.between(sizes) for each in found) / 1e6:,.1f} | "
+                f"~{took.shortest * 1e3:,.0f}-{took.longest * 1e3:,.0f} ms | {100 * low:.0f}-{100 * high:.0f} % |"
+            )
+        blocks.append(f"{pod.name}, {clips} clips a chip, fsdp {fsdp}\n\n" + "\n".join(lines))
+    return "\n\n".join(blocks)
