@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,14 @@ def test_the_second_start_compiles_nothing(tmp_path):
     place, value, missed = run(COMPILE, "", str(tmp_path))
     assert place.startswith(f"{tmp_path}/compiled/cpu-") and int(missed) > 0
     assert run(COMPILE, "", str(tmp_path)) == [place, value, "0"]
+
+
+def test_a_program_that_was_cut_short_is_compiled_again(tmp_path):
+    """As a kill leaves it, or a full disk."""
+    first = run(COMPILE, "", str(tmp_path))
+    for path in filter(Path.is_file, (tmp_path / "compiled").rglob("*")):
+        os.truncate(path, path.stat().st_size // 2)
+    assert run(COMPILE, "", str(tmp_path))[:2] == first[:2]
 
 
 def test_where_programs_are_kept(tmp_path):
