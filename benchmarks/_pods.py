@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vidlang.core.sharding import AXES
-from vidlang.cost.cards import CARDS
+from vidlang.cost.cards import CARDS, UTILISATION
 from vidlang.cost.collectives import by_kind
 from vidlang.cost.exchanges import exchanges, shape_of, total
 from vidlang.cost.program import StepMemory, build_program, step_flops
@@ -69,7 +69,7 @@ PODS = (
     Pod("longvivit_ablations", "joint", "v5e:8x8"),
 )
 HEAD = ("recipe", "pod", "mesh", "clips a chip", "GB a chip", "exchanges, MB sent a chip", "time", "own work")
-PLANNED = ("chips", "slices", "batch", "MB sent a chip", "MB between slices", "step", "own work")
+PLANNED = ("devices", "slices", "batch", "MB sent by each", "MB between slices", "step", "own work")
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -152,27 +152,26 @@ def _exchange(each: Mapping[str, Any]) -> str:
 
 
 def scaling() -> str:
-    """The planned table of weak scaling, for LongViViT's two stages with ViT-L on v5e chips."""
-    blocks = []
-    for pod, fsdp, clips in ((PODS[0], 1, 2), (PODS[5], 4, 4)):
-        recipe, index = recipe_of(dataclasses.replace(pod, batch_size=clips))
-        program, card = build_program(recipe, index), CARDS["v5e"]
-        alone = step_flops(program) / (card.bfloat16 * 0.4)
-        shape = shape_of(program, recipe.stages[index])
-        # A v5e pod has 256 chips: beyond are several slices.
-        pods = [{"data": n // fsdp, "fsdp": fsdp, "slices": max(1, n // 256)} for n in COUNTS]
-        lines = [
-            "| chips | slices | batch | MB sent | MB between slices | step | own work |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for devices, sizes, took in weak_scaling(card, shape, alone, pods):
-            grown = dataclasses.replace(shape, rows=shape.rows * devices)
-            found = exchanges(grown, sizes)
-            low, high = took.efficiency
-            lines.append(
-                f"| {devices:,} | {sizes['slices']} | {clips * devices:,} | {total(found, sizes) / 1e6:,.0f} | "
-                f"{sum(each.between(sizes) for each in found) / 1e6:,.1f} | "
-                f"~{took.shortest * 1e3:,.0f}-{took.longest * 1e3:,.0f} ms | {100 * low:.0f}-{100 * high:.0f} % |"
-            )
-        blocks.append(f"{pod.name}, {clips} clips a chip, fsdp {fsdp}\n\n" + "\n".join(lines))
-    return "\n\n".join(blocks)
+    """The planned tables of weak scaling: a v5e slice has at most 256 chips, a machine of H100 eight."""
+    plans = ((PODS[0], "v5e", 256, 1, 2), (PODS[5], "v5e", 256, 4, 4), (PODS[4], "H100", 8, 1, 128))
+    return "\n\n".join(_scaled(*plan) for plan in plans)
+
+
+def _scaled(pod: Pod, name: str, of_slice: int, fsdp: int, clips: int) -> str:
+    """One table: each device keeps `clips` clips, and its own work is at the usual share of the card's peak."""
+    recipe, index = recipe_of(dataclasses.replace(pod, batch_size=clips))
+    program, card = build_program(recipe, index), CARDS[name]
+    alone = step_flops(program) / (card.bfloat16 * UTILISATION)
+    shape = shape_of(program, recipe.stages[index])
+    meshes = [{"data": n // fsdp, "fsdp": fsdp, "slices": max(1, n // of_slice)} for n in COUNTS]
+    lines = ["| " + " | ".join(PLANNED) + " |", "|" + "---|" * len(PLANNED)]
+    for devices, sizes, took in weak_scaling(card, shape, alone, meshes):
+        found = exchanges(dataclasses.replace(shape, rows=shape.rows * devices), sizes)
+        low, high = took.efficiency
+        lines.append(
+            f"| {devices:,} | {sizes['slices']} | {clips * devices:,} | {total(found, sizes) / 1e6:,.0f} | "
+            f"{sum(each.between(sizes) for each in found) / 1e6:,.1f} | "
+            f"~{took.shortest * 1e3:,.0f}-{took.longest * 1e3:,.0f} ms | {100 * low:.1f}-{100 * high:.0f} % |"
+        )
+    title = f"{pod.config}, stage {pod.stage}: {clips} clips a device, {name}, fsdp {fsdp}, slices of {of_slice}"
+    return f"{title}\n\n" + "\n".join(lines)

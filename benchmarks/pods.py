@@ -3,7 +3,7 @@
     python -m benchmarks.pods --json=pods.json               # all, minutes each; goes on from the file
     python -m benchmarks.pods --json=pods.json --only=longvivit
     python -m benchmarks.pods --json=pods.json --print       # the table of what is there
-    python -m benchmarks.pods --scaling                      # planned: 8 to 4,096 chips
+    python -m benchmarks.pods --scaling                      # planned: 8 to 4,096 devices
 
 `_pods.PODS` says which pod and mesh. Memory and exchanges are of the compiled program; times are estimates
 (docs/scale.md).

@@ -27,6 +27,14 @@ def test_a_count_from_shapes_is_within_a_tenth_of_the_compiled_program(recipe, m
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["cached", "averaged"])
+def test_parts_of_a_batch_gather_layers_and_sum_gradients_anew(recipe, how):
+    mesh = {"fsdp": 8}
+    compiled, shape = both(recipe, mesh, batch_size=16, micro={"batches": 2, "how": how})
+    assert total(exchanges(shape, mesh, scatters=False), mesh) == pytest.approx(compiled, rel=0.1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [{"data": 4, "tensor": 2}, {"fsdp": 8}], ids=str)
 def test_a_tpu_scatters_its_sums_and_sums_split_layers_once(recipe, mesh, libtpu):
     spec = WIDER | {"width": 256, "mlp": 1024, "dtype": "bfloat16"}

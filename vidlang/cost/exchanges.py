@@ -85,7 +85,9 @@ class Shape:
     # For each tower: layers, tokens of a row, width, bytes of a number, whether layers are computed again.
     towers: tuple[tuple[int, int, int, int, bool], ...]
     joint: int = 0
+    # Parts of a batch that a step takes one after another, and whether it encodes each once more before.
     parts: int = 1
+    cached: bool = False
 
     @property
     def pair_bytes(self) -> float:
@@ -106,7 +108,8 @@ def shape_of(program: Program, stage: Stage) -> Shape:
     is_paired = build.named(stage.objective, "objective")[0] in PAIRED
     joint = int(build.named(stage.model, "model")[1].get("embed", 0)) if is_paired else 0
     micro = build.micro(stage)
-    return Shape(leaves, program.batch_size, tuple(_towers(stage)), joint, micro.batches)
+    cached = micro.batches > 1 and micro.how == "cached"
+    return Shape(leaves, program.batch_size, tuple(_towers(stage)), joint, micro.batches, cached)
 
 
 def exchanges(shape: Shape, sizes: Mapping[str, int], *, scatters: bool = True) -> list[Exchange]:
@@ -154,21 +157,29 @@ def _of_parameters(shape: Shape, sizes: Mapping[str, int], scatters: bool) -> It
     for leaf in shape.leaves:
         size = leaf.bytes / (tensor if "tensor" in leaf.axes else 1)
         if "fsdp" in leaf.axes:
-            gathered += leaf.passes * size
+            gathered += _passes(leaf, shape) * size
             shards += leaf.trained * size
         else:
             whole += leaf.trained * size
     rounds = shape.parts
-    yield Exchange("parameters, before they are used", "all-gather", ("fsdp",), gathered, rounds)
+    yield Exchange("parameters, before they are used", "all-gather", ("fsdp",), gathered)
     yield Exchange("gradients into shards", "reduce-scatter" if scatters else "all-reduce", ("fsdp",), shards, rounds)
     yield Exchange("gradients of the same shard", "all-reduce", ("data",), shards / fsdp, rounds)
     yield Exchange("gradients of what every device holds", "all-reduce", BATCH_AXES, whole, rounds)
 
 
+def _passes(leaf: Leaf, shape: Shape) -> float:
+    """How often a step gathers a parameter: layers anew in each part of a batch, and what stands alone once for all."""
+    if not leaf.passes:
+        return 0.0
+    passes = leaf.passes + int(shape.cached)
+    return passes * shape.parts if _is_stacked(leaf.path) else passes
+
+
 def _of_layers(shape: Shape, sizes: Mapping[str, int]) -> Iterator[Exchange]:
     rows = shape.rows / math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
     for layers, tokens, width, itemsize, again in shape.towers:
-        sums = layers * (SUMS_OF_A_LAYER + int(again))
+        sums = layers * (SUMS_OF_A_LAYER + int(again) + 2 * int(shape.cached))
         yield Exchange("outputs of split layers", "all-reduce", ("tensor",), rows * tokens * width * itemsize, sums)
 
 

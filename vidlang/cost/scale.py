@@ -6,6 +6,7 @@ computation, compilers and networks decide, so two ends are told: all of it, and
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def weak_scaling(
     rows = []
     for sizes in pods:
         devices = math.prod(sizes.get(axis, 1) for axis in AXES)
-        grown = Shape(shape.leaves, shape.rows * devices, shape.towers, shape.joint, shape.parts)
+        grown = dataclasses.replace(shape, rows=shape.rows * devices)
         rows.append((devices, sizes, planned_time(card, alone, exchanges(grown, sizes), sizes)))
     return rows
 
