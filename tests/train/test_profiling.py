@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import pytest
 
@@ -31,6 +32,17 @@ def test_steps_that_the_stage_does_not_take(recipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "compile_step", None)  # it does not come so far
     with pytest.raises(
-        ValueError, match="--profile=3:9 names steps that stage 0_short will not take: it goes from 0 to 4"
+        ValueError, match="--profile=3:9 names steps that stage 0_short will not take: it goes to step 4"
     ):
         stages.train(recipe(), tmp_path, extras=Extras(profile=Steps(3, 9)))
+
+
+def test_a_start_after_these_steps_goes_on_without_a_trace(recipe, tmp_path, caplog):
+    """As a launcher does after a fault, with the same flags."""
+    stages.train(recipe(evals=()), tmp_path)
+    for name in ("0_short/metrics.json", "metrics.json", "0_short/checkpoints/4"):
+        path = tmp_path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    stages.train(recipe(evals=()), tmp_path, extras=Extras(profile=Steps(1, 3)))
+    assert "stage 0_short goes on from step 2, and --profile=1:3 begins before" in caplog.text
+    assert not (tmp_path / "0_short/profile").exists()

@@ -35,12 +35,19 @@ class Profiler:
     """Traces steps of a stage; without `steps`, nothing."""
 
     def __init__(self, steps: Steps | None, stage_folder: Path, *, start: int, total: int) -> None:
-        """The stage goes from step `start` to `total`; ValueError for steps that it will not take."""
-        if steps is not None and not start <= steps.first < steps.last <= total:
+        """The stage goes from step `start` to `total`; ValueError for steps that it does not have.
+
+        Those that it has behind it are no mistake: a launcher starts a training again with the same words.
+        """
+        if steps is not None and steps.last > total:
             raise ValueError(
                 f"--profile={steps.first}:{steps.last} names steps that stage {stage_folder.name} will not take: it "
-                f"goes from {start} to {total} now"
+                f"goes to step {total}"
             )
+        if steps is not None and steps.first < start:
+            words = "nothing is traced: stage %s goes on from step %d, and --profile=%d:%d begins before"
+            logging.warning(words, stage_folder.name, start, steps.first, steps.last)
+            steps = None
         self._steps = steps if jax.process_index() == 0 else None
         self._folder = stage_folder / FOLDER
         self._runs = False
