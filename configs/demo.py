@@ -88,6 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
             "clip_norm": 1.0,
             "b2": 0.98,
         },
+        "guard": {"skip": 0, "spike": 3.0},
         "checkpoint": {"every": "100 steps", "keep": 2, "best": "val/t2v_r1"},
         "evals": (evaluation("retrieval", "val", held_out), evaluation("multiple_choice", "order", held_out)),
     }
@@ -96,7 +97,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "demo",
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
-            "runtime": {"workers": 1, "log_every": 25},
+            "runtime": {"workers": 1, "log_every": 25, "compile_cache": ""},
             "stages": (ml_collections.ConfigDict(stage),),
         }
     )

@@ -66,6 +66,7 @@ def get_config(root: str = "data/mine") -> ml_collections.ConfigDict:
             "clip_norm": 1.0,
             "b2": 0.98,
         },
+        "guard": {"skip": 0, "spike": 3.0},
         "checkpoint": {"every": "10 percent", "keep": 2, "best": "val/t2v_r1"},
         "evals": (ml_collections.ConfigDict(retrieval),),
     }
@@ -74,7 +75,7 @@ def get_config(root: str = "data/mine") -> ml_collections.ConfigDict:
             "name": "own_videos",
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
-            "runtime": {"workers": -1, "log_every": 25},
+            "runtime": {"workers": -1, "log_every": 25, "compile_cache": ""},
             "stages": (ml_collections.ConfigDict(stage),),
         }
     )

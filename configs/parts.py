@@ -62,7 +62,7 @@ def recipe(name: str, stages: Sequence[Section], **others: Any) -> ml_collection
         "name": name,
         "seed": 0,
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
-        "runtime": {"workers": -1, "log_every": 50},
+        "runtime": {"workers": -1, "log_every": 50, "compile_cache": ""},
         **others,
         "stages": tuple(_stage(stage) for stage in stages),
     }
@@ -71,7 +71,8 @@ def recipe(name: str, stages: Sequence[Section], **others: Any) -> ml_collection
 
 def _stage(stage: Section) -> ml_collections.ConfigDict:
     evals = tuple(ml_collections.ConfigDict(evaluation) for evaluation in stage.get("evals", ()))
-    return ml_collections.ConfigDict({**stage, "evals": evals})
+    # Said in every stage, so that a flag can change it: --config.stages[0].guard.skip=3.
+    return ml_collections.ConfigDict({"guard": {"skip": 0, "spike": 3.0}, **stage, "evals": evals})
 
 
 def without(section: Mapping[str, Any], *keys: str) -> Section:

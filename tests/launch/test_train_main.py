@@ -40,7 +40,6 @@ MISTAKES = {
     "no range to trace": (["--profile=9:3"], "--profile is FIRST:LAST, as in 100:105"),
     "steps to trace": (["--profile=50:70"], "--profile=50:70 names steps that stage 0_short will not take"),
     "nothing to draw again": (["--replay=3"], "no stage of this config was begun in"),
-    "no number to skip": (["--config.stages[0].guard={'skip': -1}"], "guard"),
     "empty table": (["--config.stages[0].data={'name': 'nothing', 'split': 'train'}"], "at least one clip, found none"),
 }
 
