@@ -10,6 +10,12 @@ from vidlang.serve.compare import flat, render_comparison, short_names, speeds_o
 from vidlang.serve.compare_sections import charted, differences
 from vidlang.train.run_files import write_json
 
+# The newest checkpoint counts, whichever was evaluated last.
+EVALS = {
+    "0_short/30": {"val/t2v_r1": 0.5, "val/x": 7.0},
+    "0_short/2": {"val/t2v_r1": 0.9},
+    "0_short/untrained": {"val/t2v_r1": 0.01},
+}
 STAGES = (STAGE | {"optimizer": {"learning_rate": 0.01}}, STAGE | {"name": "long", "duration": "5 steps"})
 
 
@@ -45,7 +51,7 @@ def charts_of(page):
 
 def test_curves_lie_over_each_other_and_the_last_metrics_side_by_side(tmp_path):
     one = run_at(tmp_path / "One", [3.0, 2.0], [0.1, 0.25])
-    two = run_at(tmp_path / "two", [3.0, 1.0, 0.5], evals={"0_short/2": {"val/t2v_r1": 0.5, "val/x": 7.0}})
+    two = run_at(tmp_path / "two", [3.0, 1.0, 0.5], evals=EVALS)
     page = write_comparison([one, two])
     html = page.read_text()
     assert page == one / "comparison.html"
