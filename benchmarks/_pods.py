@@ -138,7 +138,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             low, high = row["own"]
             cells = [
                 *(row["name"], row["pod"], mesh, f"{row['clips']:g}", f"{row['memory'] / 1e9:.3g}"),
-                f"{row['sent'] / 1e6:,.0f}: {sums}",
+                f"{row['sent'] / 1e6:,.0f} (counted {row['counted'] / 1e6:,.0f}): {sums}",
                 f"~{row['seconds'][0] * 1e3:,.0f}-{row['seconds'][1] * 1e3:,.0f} ms",
                 f"{100 * low:.0f}-{100 * high:.0f} %",
             ]

@@ -40,6 +40,8 @@ def test_fsdp_grows_before_tensor_and_no_further_than_it_must(small):
 
     assert chosen({"data": 8}) == {"data": 8, "fsdp": 1, "tensor": 1, "context": 1}
     assert chosen({"data": 2, "fsdp": 4}) == {"data": 2, "fsdp": 4, "tensor": 1, "context": 1}
+    full = need.held({"data": 8, "fsdp": 1, "tensor": 1, "context": 1}).total
+    assert fit.choose(small, 8, full)[0]["fsdp"] > 1  # some of the memory stays free
     # Two rows leave no more than two ways of fsdp: only tensor can take the other devices.
     few = dataclasses.replace(small, stages=(dataclasses.replace(small.stages[0], batch_size=2),))
     assert fit.choose(few, 8, 1e12)[0] == {"data": 2, "fsdp": 1, "tensor": 4, "context": 1}

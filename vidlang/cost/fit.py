@@ -191,7 +191,8 @@ def _row_bytes(stage: Stage, program: Program) -> float | None:
     pixels = sum(field.size * field.dtype.itemsize for field in program.fields.values()) / program.batch_size
     # Pixels come as bytes and are normalised in float32; all tokens of the grid are embedded before a mask drops some.
     stem = 9 * pixels + math.prod(stack.grid) * spec.width * 8
-    return float(keep + 2 * _whole(spec, max(stack.tokens)) + stem)
+    # One layer at a time forward again and backward, in the layouts of compilers: of the programs in docs/scale.md.
+    return float(keep + 4 * _whole(spec, max(stack.tokens)) + stem)
 
 
 def _kept(spec: TransformerSpec, tokens: int) -> float:
