@@ -10,7 +10,7 @@ marks the settings that fit. Of several devices it also tells what they send eac
 for their own work. Times are estimates from the card's printed figures. docs/cost.md says what is counted, and
 docs/scale.md how meshes are planned:
 
-    python -m launch.plan --config=configs/longvivit.py:vit_l --stages=long --settings=own --target=tpu:v5e:16x16
+    python -m launch.plan --config=configs/longvivit.py:vit_l --stages=long --target=tpu:v5e:16x16
     python -m launch.plan --config=configs/demo.py --target=tpu:v5e:4x4 --config.mesh.fsdp=4 --config.mesh.slices=2
     python -m launch.plan --config=configs/demo.py --target=tpu:v5e:4x4 --config.mesh.fsdp=0    # the smallest that fits
 """
