@@ -81,5 +81,5 @@ def test_changed_numbers_are_set_aside_and_the_ones_before_are_used(tmp_path, ca
     with opened(Checkpoints(tmp_path, plan, note)) as checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_of(0))
         assert int(checkpoints.restore(abstract).step) == 1
-    assert "checkpoints/2 cannot be read (step 2: ValueError: its numbers are not those that were saved" in caplog.text
+    assert "checkpoints/2 cannot be read (step 2: its numbers are not those that were saved" in caplog.text
     assert all_steps(tmp_path) == [1] and (tmp_path / "unreadable_checkpoints/2").is_dir()

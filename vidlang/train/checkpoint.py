@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
@@ -94,11 +95,9 @@ class Checkpoints:
         """The newest state that can be read, laid out as `abstract` says; None where there is no checkpoint."""
         failures: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                state = self._read(step, abstract)
-            except Exception as error:
-                # What Orbax and the file system raise on a damaged file has no common class.
-                failures.append(f"step {step}: {type(error).__name__}: {str(error)[:300]}")
+            state, failure = self._try(step, abstract)
+            if state is None:
+                failures.append(f"step {step}: {failure}")
                 logging.warning("checkpoint %s cannot be read (%s)", self.folder / str(step), failures[-1])
                 continue
             self._set_aside([found for found in self._manager.all_steps() if found > step])
@@ -169,16 +168,33 @@ class Checkpoints:
                 temporary.replace(folder / "metadata")
         self._scores[step] = score
 
-    def _read(self, step: int, abstract: TrainState) -> TrainState:
+    def _try(self, step: int, abstract: TrainState) -> tuple[TrainState | None, str]:
+        """(the state of a checkpoint, what is wrong with it); what one process cannot read, none takes."""
+        state, want, failure = None, None, ""
+        try:
+            state, want = self._read(step, abstract)
+        except Exception as error:
+            # What Orbax and the file system raise on a damaged file has no common class.
+            failure = f"{type(error).__name__}: {str(error)[:300]}"
+        if jax.process_count() > 1 and multihost_utils.process_allgather(np.bool_(failure != "")).any():
+            return None, failure or "another process could not read its part"
+        # The digest is a sum over all processes, so none may be missing here.
+        if state is not None and want is not None and want != digest(state):
+            return None, "its numbers are not those that were saved"
+        return state, failure
+
+    def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, int | None]:
+        """(this process's part of a state, the digest of the whole); checkpoints of before have none."""
         note = read_note(self.folder.parent, step)
-        rest = {"step": abstract.step, "opt_state": abstract.opt_state}
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract.params), rest=ocp.args.StandardRestore(rest))
-        found = self._manager.restore(step, args=args)
-        state = TrainState(found.rest["step"], found.params, found.rest["opt_state"])
-        # Checkpoints of before have no digest.
-        if DIGEST in note and note[DIGEST] != digest(state):
-            raise ValueError("its numbers are not those that were saved")
-        return state
+        wanted = {"params": abstract.params, "rest": {"step": abstract.step, "opt_state": abstract.opt_state}}
+        # Not through the manager, where processes that could read wait for those that could not.
+        handler = ocp.StandardCheckpointHandler()
+        found = {
+            name: handler.restore(self.folder / str(step) / name, args=ocp.args.StandardRestore(item))
+            for name, item in wanted.items()
+        }
+        rest = found["rest"]
+        return TrainState(rest["step"], found["params"], rest["opt_state"]), note.get(DIGEST)
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves unreadable checkpoints out of the way, so that training can save those steps again."""
