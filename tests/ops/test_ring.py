@@ -83,19 +83,18 @@ def test_without_other_devices_it_is_chunked_attention(expected: Any) -> None:
 
 
 def test_a_half_precision_ring_sums_in_float32() -> None:
-    """Gradients of keys come from eight devices: summed in bfloat16, they would be off by more than it rounds."""
-    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (normal(2, 256, 2, 8), normal(2, 256, 2, 8), normal(2, 256, 2, 8)))
+    """Gradients of values, all of one sign, come from eight devices: summed in bfloat16, each sum would be rounded."""
+    q, k, v = (normal(2, 64, 2, 8).astype(jnp.bfloat16) for _ in range(3))
 
     def grads(attention: Any, *qkv: jax.Array) -> Any:
-        return jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), argnums=(0, 1, 2))(*qkv)
+        return jax.grad(lambda v: attention(*qkv[:2], v).astype(jnp.float32).sum())(qkv[2])
 
     exact = grads(lambda *x: attend(*x, implementation="reference"), *(x.astype(jnp.float32) for x in (q, k, v)))
     with use_mesh(make_mesh({"context": 8})):
         found = jax.jit(lambda *x: grads(ring_attention, *x))(q, k, v)
-    assert {str(x.dtype) for x in found} == {"bfloat16"}
-    for one, other in zip(found, exact, strict=True):
-        error = np.abs(np.asarray(one, np.float32) - np.asarray(other)).max() / np.abs(np.asarray(other)).max()
-        assert error < 0.01
+    assert str(found.dtype) == "bfloat16"
+    error = np.sqrt(np.mean((np.asarray(found, np.float32) / np.asarray(exact) - 1) ** 2))
+    assert error < 0.002, "one rounding of the result is 0.0016; of each of the eight sums, 0.003"
 
 
 def test_no_device_holds_all_keys_or_more_than_its_share_of_weights() -> None:
