@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidlang.core.sharding import batch_sharding, make_mesh, put_batch, tree_shardings, use_mesh
+from vidlang.core.sharding import batch_sharding, compiling_for, make_mesh, put_batch, tree_shardings, use_mesh
 from vidlang.models.video import Model
 from vidlang.ops.dials import Dials, streams
 
@@ -104,3 +104,17 @@ def test_memory_of_a_device_falls_with_the_axis(dials: Dials) -> None:
     assert two < 0.7 * one and four < 0.7 * two
     if dials.edges is None:
         assert four < 0.5 * temporaries(4, "fused"), "a device holds its queries' logits of all keys"
+
+
+@pytest.mark.parametrize("dials", LONG.values(), ids=LONG)
+def test_no_kernel_repeats_a_whole_clip_on_every_device(dials: Dials) -> None:
+    """On a TPU, "auto" takes kernels that work on whole clips; not where devices share one."""
+    model, video = encoder(False), jax.ShapeDtypeStruct((2, 32, 64, 32, 3), jnp.uint8)
+    shapes = nn.unbox(jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), video))
+
+    def has_kernel(**sizes: int) -> bool:
+        with compiling_for("tpu"), use_mesh(make_mesh(sizes)):
+            program = jax.make_jaxpr(lambda p, v: step_of(model, dials)(p, v)[0][0])(shapes, video)
+        return "pallas_call" in str(program)
+
+    assert has_kernel(data=2, tensor=4) and not has_kernel(data=2, context=4)

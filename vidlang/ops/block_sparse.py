@@ -16,11 +16,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from vidlang.core.sharding import active_mesh, constrain, platform
+from vidlang.core.sharding import constrain, platform
 from vidlang.ops.attention import attend, note_choice, on_local_heads
 from vidlang.ops.edges import BlockGraph, check_shape
 from vidlang.ops.online_softmax import LOWEST, Piece, Source, online_attention
 from vidlang.ops.relative import Grid, RelativeBias, look_up, offset_rows
+from vidlang.ops.ring import ring_ways
 
 SPARSE_IMPLEMENTATIONS = ("auto", "gather", "slots", "pallas", "splash")
 HALF = (jnp.bfloat16, jnp.float16)
@@ -45,7 +46,9 @@ def sparse_attention(
     _check(q_BNAK, k_BNAK, v_BNAK, graph, globals, bias, implementation)
     here = platform()
     if implementation == "auto":
-        implementation = best_here(here, q_BNAK.dtype, head_size=q_BNAK.shape[-1], biased=bias is not None)
+        # Kernels have whole clips: of one that lies on several devices, each would do all the work.
+        best = best_here(here, q_BNAK.dtype, head_size=q_BNAK.shape[-1], biased=bias is not None)
+        implementation = best if ring_ways() == 1 else "gather"
         note_choice("sparse attention", implementation)
     refusal = refused(implementation, here, biased=bias is not None)
     if refusal:
@@ -104,8 +107,7 @@ class _Blocks:
         self.graph, self.globals = graph, globals
         self.count, self.size = graph.index_QK.shape[0], graph.block
         # Query blocks without tokens make the number one that divides over the mesh.
-        mesh = active_mesh()
-        ways = 1 if mesh is None or mesh.manual_axes else mesh.shape["context"]
+        ways = ring_ways()
         self.query_count = -(-self.count // ways) * ways
         index_QK = jnp.pad(graph.index_QK, ((0, self.query_count - self.count), (0, 0)), constant_values=-1)
         self.index_QK = constrain(index_QK, "tokens", None)
