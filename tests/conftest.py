@@ -20,7 +20,7 @@ QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
 # Of two exchanges that do not wait for each other, one inside a loop, fake devices may begin either first. Each holds a
 # thread until all have come, and by default there are as many threads as devices: none is left for the one who must.
-os.environ["PJRT_NPROC"] = "16"
+os.environ["PJRT_NPROC"] = "32"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vidlang-compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
