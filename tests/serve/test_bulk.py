@@ -1,5 +1,6 @@
 """Embeddings of a whole table are those of the model, each clip once, however the work was cut up or cut off."""
 
+import json
 import os
 
 import jax
@@ -13,6 +14,7 @@ from tests.serve.tiny_run import tiny_run
 from vidlang.data.chunks import open_store
 from vidlang.data.clips import ClipTable
 from vidlang.serve.bulk import Look, embed, filled_up, kept_columns
+from vidlang.serve.bulk_model import digest
 from vidlang.serve.bulk_store import check, require_complete
 from vidlang.serve.portable import save_portable
 from vidlang.train import build
@@ -73,6 +75,9 @@ def vectors(folder, kind):
 def test_every_clip_is_there_once_with_what_the_model_says_of_it(whole, run, table):
     loaded, videos = vidlang.load(run), read(whole, "videos")
     assert videos["row"].to_pylist() == list(range(16))
+    (whole / "videos" / ".00000.parquet.1234.partial").touch()  # another process, in the middle of it
+    assert pq.read_table(whole / "videos").equals(videos), "the folder is read as one table"
+    (whole / "videos" / ".00000.parquet.1234.partial").unlink()
     assert videos.column_names == ["row", "video", "start", "end", "tag", "embedding"]
     for name in ("video", "start", "end", "tag"):
         assert videos[name].to_pylist() == list(table.column(name))
@@ -110,7 +115,7 @@ def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, monkey
     made = len(list((tmp_path / "out" / "videos").glob("*.parquet")))
     assert make(tmp_path / "out").done == 16 - min(16, 5 * made), "what is there is not made again"
     assert content(tmp_path / "out") == content(whole)
-    assert not list((tmp_path / "out").rglob("0*.partial")), "what was left half written is gone"
+    assert not list((tmp_path / "out").rglob("*.partial")), "what was left half written is gone"
 
 
 def test_parts_join_to_the_whole_and_share_no_file(make, whole, tmp_path):
@@ -180,14 +185,21 @@ def test_a_damaged_or_foreign_file_is_found(make, whole, tmp_path):
     with pytest.raises(ValueError, match="00003.parquet does not hold rows 15 to 15"):
         check(tmp_path / "out")
     texts.unlink()
+    first = tmp_path / "out" / "texts" / "00000.parquet"
+    first.write_bytes((whole / "texts" / "00003.parquet").read_bytes())
+    with pytest.raises(ValueError, match="00000.parquet does not hold rows 0 to 4"):
+        check(tmp_path / "out")
+    first.unlink()
     (tmp_path / "out" / "videos" / "00009.parquet").write_bytes(kept)
     with pytest.raises(ValueError, match="holds 1 Parquet file"):
         check(tmp_path / "out")
 
 
 def test_other_settings_are_refused(make, whole, table, tmp_path):
-    with pytest.raises(ValueError, match=r"videos/model.json was made with other settings; different are: clip.frames"):
+    with pytest.raises(ValueError, match=r"videos/_model.json was made with other .* different are: clip.frames"):
         make(whole, look=Look({"frames": 2}, dtype="float32", batch_size=4))
+    with pytest.raises(ValueError, match=r"videos/_model.json was made with other .* different are: dtype"):
+        make(whole, look=Look(batch_size=4))
     with pytest.raises(ValueError, match=r"embeddings.json was made with other settings; different are: shard_rows"):
         make(whole, shard_rows=4)
     with pytest.raises(ValueError, match=r"different are: rows, table.fingerprint, table.rows"):
@@ -216,9 +228,13 @@ def test_what_cannot_be_is_a_sentence_and_leaves_nothing(make, tmp_path):
 
 def test_a_portable_folder_embeds_as_its_run_does(make, whole, run, tmp_path):
     folder = save_portable(run, tmp_path / "portable")
-    with pytest.raises(ValueError, match=r"texts/model.json was made with other settings; different are: .*parameters"):
+    with pytest.raises(ValueError, match=r"texts/_model.json was made with other .* different are: .*parameters"):
         make(whole, run=folder, what=("texts",))
     told = make(tmp_path / "out", run=folder, what=("texts",))
+    ones = {"a": np.ones(3), "b": {"c": np.ones(2)}}
+    assert digest(ones) == digest({**ones}) != digest({**ones, "b": {"c": np.array([1.0, 2.0])}})
+    params = jax.device_get(vidlang.load(run).params)
+    assert json.loads((tmp_path / "out" / "texts" / "_model.json").read_text())["parameters"] == digest(params)
     assert told.sentences == 16
     np.testing.assert_allclose(vectors(tmp_path / "out", "texts"), vectors(whole, "texts"), atol=1e-6)
     np.testing.assert_array_equal(filled_up(range(5, 8), 2), [5, 6, 7, 7])

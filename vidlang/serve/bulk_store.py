@@ -1,9 +1,9 @@
 """Embeddings of a whole table as Parquet files, each written beside and renamed: it is complete or absent.
 
     OUT/embeddings.json         which table, how many of its rows a file holds, which of its columns are kept
-    OUT/videos/model.json       what embeds the clips
+    OUT/videos/_model.json      what embeds the clips
     OUT/videos/00000.parquet    row, the kept columns, embedding: a line for each clip of the first rows
-    OUT/texts/model.json        what embeds the sentences
+    OUT/texts/_model.json       what embeds the sentences
     OUT/texts/00000.parquet     row, the kept columns, place, text, embedding: a line for each sentence of them
 
 Which rows a file holds depends on its number alone, and nothing else is remembered of what was done. Several processes
@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from vidlang.core.config import differing_keys
 
-HEADER, NOTE, VERSION = "embeddings.json", "model.json", 1
+# Readers of a folder of Parquet files pass over names that begin with _ or a point.
+HEADER, NOTE, VERSION = "embeddings.json", "_model.json", 1
 KINDS = ("videos", "texts")
 DTYPES = ("float16", "float32")
 ROW, PLACE, TEXT, EMBEDDING = "row", "place", "text", "embedding"
@@ -87,7 +88,7 @@ class BulkStore:
         table = pa.table({**columns, EMBEDDING: values}).replace_schema_metadata({BROKEN: str(broken)})
         path = file_of(self.path, kind, shard)
         # A name of its own each time: who was told to do the same work at the same time writes the same file, whole.
-        half = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+        half = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         with half.open("wb") as file:
             pq.write_table(table, file, use_dictionary=["video"])
             file.flush()
@@ -105,8 +106,8 @@ class BulkStore:
     def sweep(self) -> None:
         """Removes what killed processes left half written, once all files are there."""
         if not any(self.lacking(kind) for kind in self._notes):
-            for kind in self._notes:
-                for left in (self.path / kind).glob(f"*{PARTIAL}"):
+            for folder in (self.path, *(self.path / kind for kind in self._notes)):
+                for left in folder.glob(f".*{PARTIAL}"):
                     left.unlink(missing_ok=True)
 
 
@@ -207,7 +208,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    half = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    half = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     with half.open("w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=2) + "\n")
         file.flush()
