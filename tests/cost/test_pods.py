@@ -50,3 +50,10 @@ def test_a_pod_that_does_not_fit_is_a_row_with_its_reason():
     row = {"name": "big", "pod": "v5e:2x2", "mesh": {"data": 4}, "refused": "it does not fit: Used 20G of 15.75G"}
     cells = [cell.strip() for cell in table([row]).splitlines()[-1].split("|")[1:-1]]
     assert cells == ["big", "v5e:2x2", "data 4", "", "it does not fit: Used 20G of 15.75G", "", "", ""]
+
+
+@pytest.mark.parametrize(("memory", "words"), [(15e9, "15"), (21.9e9, "21.9, more than its 16")])
+def test_a_program_beyond_the_chip_is_told_even_where_it_compiled(memory, words):
+    row = {"name": "big", "pod": "v5e:2x2", "mesh": {"data": 4}, "clips": 1.0, "memory": memory, "exchanges": []}
+    row |= {"sent": 0.0, "counted": 0.0, "seconds": [1.0, 1.0], "own": [1.0, 1.0]}
+    assert table([row]).splitlines()[-1].split("|")[5].strip() == words
