@@ -97,7 +97,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "demo",
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
-            "runtime": {"workers": 1, "log_every": 25, "compile_cache": ""},
+            "runtime": {"workers": 1, "log_every": 25, "compile_cache": "", "wandb": ""},
             "stages": (ml_collections.ConfigDict(stage),),
         }
     )

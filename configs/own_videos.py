@@ -75,7 +75,7 @@ def get_config(root: str = "data/mine") -> ml_collections.ConfigDict:
             "name": "own_videos",
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
-            "runtime": {"workers": -1, "log_every": 25, "compile_cache": ""},
+            "runtime": {"workers": -1, "log_every": 25, "compile_cache": "", "wandb": ""},
             "stages": (ml_collections.ConfigDict(stage),),
         }
     )

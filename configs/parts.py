@@ -62,7 +62,7 @@ def recipe(name: str, stages: Sequence[Section], **others: Any) -> ml_collection
         "name": name,
         "seed": 0,
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
-        "runtime": {"workers": -1, "log_every": 50, "compile_cache": ""},
+        "runtime": {"workers": -1, "log_every": 50, "compile_cache": "", "wandb": ""},
         **others,
         "stages": tuple(_stage(stage) for stage in stages),
     }

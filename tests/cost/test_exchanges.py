@@ -41,7 +41,9 @@ def test_a_tpu_scatters_its_sums_and_sums_split_layers_once(recipe, mesh, libtpu
     small = dataclasses.replace(recipe(frames=16, transformer=spec, video={"pool": "mean"}), mesh=mesh)
     (answer,) = measure([(small, 0)], Target("tpu", "v5e:2x4"))
     found = exchanges(shape_of(build_program(small, 0), small.stages[0]), mesh)
-    assert total(found, mesh) == pytest.approx(sum(one.sent for one in answer.exchanges), rel=0.1)
+    # Of so small a model the TPU's compiler sums some gradients whole that a large one's would be scattered.
+    near = 0.1 if "tensor" in mesh else 0.2
+    assert total(found, mesh) == pytest.approx(sum(one.sent for one in answer.exchanges), rel=near)
 
 
 def test_frozen_layers_are_gathered_once_and_send_no_gradients(recipe):

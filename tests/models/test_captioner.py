@@ -248,7 +248,7 @@ def test_what_is_frozen_can_be_said():
     first = {**VIDEO, "transformer": {**VIDEO["transformer"], "frozen_layers": 1}}
     partly = MODEL.clone(train_video=True, video=first).frozen
     assert partly == {
-        "^video_encoder/(patch|image_patch|views|temporal|spatial)(/|$)": None,
+        "^video_encoder/(patch|image_patch|views|temporal|spatial|positions)(/|$)": None,
         "^video_encoder/stack/layers/": 1,
         "^language/": None,
     }

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
+from vidlang.core import wandb_writer
 from vidlang.core.config import steps
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
 from vidlang.data.crops import choose_crop
@@ -71,6 +72,7 @@ def _check_runtime(runtime: Runtime) -> None:
     share = runtime.max_broken_share
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
         raise ValueError(f"runtime.max_broken_share must be a number from 0 to below 1; found {share!r}")
+    wandb_writer.require(runtime.wandb)
 
 
 def _check_durations(stage: Stage) -> int:

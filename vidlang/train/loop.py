@@ -24,6 +24,7 @@ from vidlang.core import cluster, tree
 from vidlang.core.config import call, steps
 from vidlang.core.metrics import SilentWriter, Writer, format_number, read_history
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
+from vidlang.core.wandb_writer import WandbWriter
 from vidlang.data.clips import ClipTable
 from vidlang.train import build, sources
 from vidlang.train.checkpoint import Checkpoints, opened
@@ -36,7 +37,7 @@ from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.origins import origins
 from vidlang.train.predict import Evaluations, Predict, is_due
 from vidlang.train.profiling import Profiler, Steps
-from vidlang.train.recipe import Recipe, Stage
+from vidlang.train.recipe import Recipe, Runtime, Stage
 from vidlang.train.saved import check_same_data, make_note
 from vidlang.train.signals import EvaluationLeft, Interrupted, StopRequest
 from vidlang.train.step import (
@@ -112,7 +113,7 @@ def train_stage(
         profiler = Profiler(extras.profile, folder, start=start, total=total)
         stack.callback(profiler.close)
 
-        writer = open_writer(folder, stage.name, total, start, runtime.log_every)
+        writer = open_writer(folder, stage.name, total, start, runtime, config)
         stack.callback(writer.close)
         writer.say(describe(stage, mesh, state, start, total, origin, clips))
 
@@ -206,11 +207,17 @@ def build_optimizer(model: nn.Module, fields: Fields, stage: Stage, total: int) 
     return call(make_optimizer, stage.optimizer, what="optimizer", params=params, freeze_rows=own, **counts)
 
 
-def open_writer(folder: Path, label: str, total: int, start: int, log_every: int) -> Writer:
+def open_writer(
+    folder: Path, label: str, total: int, start: int, runtime: Runtime, config: Mapping[str, Any]
+) -> Writer:
     """Process 0 writes, the others are silent."""
     if jax.process_index():
         return SilentWriter()
-    return Writer(folder, total_steps=total, first_step=start, label=label, log_every=log_every)
+    options: dict[str, Any] = {"total_steps": total, "first_step": start, "label": label}
+    options["log_every"] = runtime.log_every
+    if runtime.wandb:
+        return WandbWriter(folder, project=runtime.wandb, config=config, **options)
+    return Writer(folder, **options)
 
 
 def describe(

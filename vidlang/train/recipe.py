@@ -28,7 +28,8 @@ class Runtime:
     eval_workers: the same for each evaluation, which starts them anew, so it pays for long ones only. log_every: steps
     between progress lines where the output is no terminal. max_broken_share: of the clips read, more broken ones than
     this stop the run. patience: how long to wait for slow clips, stores and workers, the keys of `Patience`.
-    compile_cache: folder of compiled programs, "" for `compiled` in the run's, "none" for none.
+    compile_cache: folder of compiled programs, "" for `compiled` in the run's, "none" for none. wandb: project of
+    Weights & Biases that gets the scalars as well, "" for none.
     """
 
     workers: int = 0
@@ -37,6 +38,7 @@ class Runtime:
     max_broken_share: float = 0.05
     patience: Patience = DEFAULT_PATIENCE
     compile_cache: str = ""
+    wandb: str = ""
 
 
 @dataclass(frozen=True)
