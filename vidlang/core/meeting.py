@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from absl import logging
+
 # A connection that says nothing for so long is none of ours.
 HELLO_SECONDS = 5.0
 # Longest word that is shown as it is, beside its digest.
@@ -181,8 +183,9 @@ def _read(line: socket.socket) -> dict[str, Any] | None:
             said = json.loads(words.readline(HELLO_BYTES))
         if {"process", "processes", "host", "facts"} <= set(said) and isinstance(said["process"], int):
             return said
-    except (OSError, ValueError, TypeError):
-        pass
+        logging.info("somebody at the port of the meeting said what no process says")
+    except (OSError, ValueError, TypeError) as error:
+        logging.info("somebody at the port of the meeting was not understood: %s", error)
     return None
 
 
