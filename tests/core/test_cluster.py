@@ -169,7 +169,7 @@ def test_who_waits_for_one_that_leaves_instead_leaves_too(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         cluster.agree({"a": "x"})
     assert end.value.code == cluster.LOST
-    assert capsys.readouterr().err == "no agreement: process 1 on host1 leaves with exit code 2\n"
+    assert capsys.readouterr().err == "not waiting any longer: process 1 on host1 leaves with exit code 2\n"
 
 
 def test_alone_everybody_agrees():

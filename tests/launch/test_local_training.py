@@ -164,7 +164,7 @@ def test_a_mistake_of_one_is_not_waited_out_by_the_other(repository, two_tokeniz
     assert codes == [75, 2], said
     assert time.monotonic() - began < 60, "less than the heartbeat"
     assert [len(each) for each in sentences(said)] == [0, 1]
-    assert f"no agreement: process 1 on {socket.gethostname()} leaves with exit code 2" in said[0]
+    assert f"not waiting any longer: process 1 on {socket.gethostname()} leaves with exit code 2" in said[0]
 
 
 def test_another_code_is_told_by_all(repository, tiny_config, tmp_path):

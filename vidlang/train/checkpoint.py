@@ -13,6 +13,9 @@ import contextlib
 import json
 import math
 import shutil
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
+from vidlang.core import cluster
 from vidlang.train.digest import digest
 from vidlang.train.recipe import CheckpointPlan
 from vidlang.train.saved import FOLDER, METRICS, NOTE, all_steps, none_readable, read_note
@@ -31,6 +35,8 @@ from vidlang.train.step import TrainState
 
 # Key of the note, beside those of `make_note`.
 DIGEST = "digest"
+# How long between two looks whether a save is done, and whether another process has left.
+LOOK_SECONDS, OTHERS_SECONDS = 0.005, 1.0
 
 
 class Checkpoints:
@@ -40,7 +46,8 @@ class Checkpoints:
         """`note` is what `make_note` gives; it is kept in every checkpoint."""
         self.folder = Path(stage_folder).absolute() / FOLDER
         self._plan, self._note = plan, dict(note)
-        self._manager = _open(self.folder, _KeepLatestAndBest(plan.keep, self._best_of))
+        self._meeting = _Meeting()
+        self._manager = _open(self.folder, _KeepLatestAndBest(plan.keep, self._best_of), self._meeting)
         self._scores: dict[int, float] = {}
         for step in self._manager.all_steps():
             if (score := self._read_score(step)) is not None:
@@ -70,9 +77,9 @@ class Checkpoints:
         self._scores.pop(step, None)
         if score is not None:
             items[METRICS] = ocp.args.JsonSave(dict(metrics or {}))
+        # Here, so that what went wrong with the save before is not blamed on this one.
+        self.wait()
         with self._explained():
-            # Here, so that what went wrong with the save before is not blamed on this one.
-            self._manager.wait_until_finished()
             self._started = step
             if score is not None:
                 self._scores[step] = score
@@ -108,16 +115,24 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved is on disk; OSError when it could not be written."""
+        looked = time.monotonic()
         with self._explained():
+            while self._manager.is_saving_in_progress() and self._meeting.failure is None:
+                time.sleep(LOOK_SECONDS)
+                if time.monotonic() - looked > OTHERS_SECONDS:
+                    # A process that failed to write its part has left, and Orbax would wait for it for minutes.
+                    cluster.leave_after_others()
+                    looked = time.monotonic()
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and frees the background threads."""
-        with self._explained():
-            try:
-                self._manager.wait_until_finished()
-            finally:
-                self._manager.close()
+        """Waits, and frees the background threads; not when another process left, for whom they wait."""
+        try:
+            self.wait()
+        except OSError:
+            self._manager.close()
+            raise
+        self._manager.close()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -238,8 +253,27 @@ class _KeepLatestAndBest(ocp_managers.PreservationPolicy):
         return [step in kept for step in steps]
 
 
-def _open(folder: Path, policy: _KeepLatestAndBest) -> ocp.CheckpointManager:
+class _Meeting:
+    """How the processes' threads that save wait for each other; one whose own part failed says so instead."""
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self._meet = ocp.multihost.get_barrier_sync_fn()
+
+    def __call__(self, *, key: str, timeout_ms: int) -> None:
+        # Orbax comes here after a failure too, and the others, who wait elsewhere, never would.
+        failure = sys.exc_info()[1]
+        if failure is not None and threading.current_thread() is not threading.main_thread():
+            self.failure = failure
+            raise failure
+        self._meet(key=key, timeout_ms=timeout_ms)
+
+
+def _open(folder: Path, policy: _KeepLatestAndBest, meeting: _Meeting) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        preservation_policy=policy,
+        enable_async_checkpointing=True,
+        async_options=ocp.options.AsyncOptions(barrier_sync_fn=meeting),
+        cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", NOTE, METRICS))
