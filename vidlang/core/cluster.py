@@ -38,6 +38,8 @@ JOIN_SECONDS, HEARTBEAT_SECONDS = "VIDLANG_JOIN_SECONDS", "VIDLANG_HEARTBEAT_SEC
 LEAVE_SECONDS = 5.0
 # The exit code of a process that lost another, and how JAX says so.
 LOST = 75
+# Fetching an array makes a ValueError of it, whose text begins as all of XLA's.
+BY_XLA = re.compile(r"[A-Z_]{5,}: ")
 BROKEN_OFF = re.compile("gloo|nccl|heartbeat|unavailable|deadline_exceeded|connection", re.IGNORECASE)
 # Where processes that leave say so.
 LEFT = "vidlang/left"
@@ -119,7 +121,7 @@ def leaving() -> Iterator[None]:
     except BaseException as end:
         if not jax.distributed.is_initialized():
             raise
-        lost = _lost_another(end)
+        lost = lost_another(end)
         code = _exit_code(end)
     if not jax.distributed.is_initialized():
         return
@@ -148,10 +150,11 @@ def _exit_code(end: BaseException) -> int:
     return 1
 
 
-def _lost_another(end: BaseException | None) -> bool:
+def lost_another(end: BaseException | None) -> bool:
     """Whether an exception began with an exchange of arrays that another process broke off."""
     while end is not None:
-        if isinstance(end, jax.errors.JaxRuntimeError) and BROKEN_OFF.search(str(end)):
+        told = isinstance(end, jax.errors.JaxRuntimeError) or BY_XLA.match(str(end))
+        if told and BROKEN_OFF.search(str(end)):
             return True
         end = end.__cause__ or end.__context__
     return False
@@ -169,6 +172,8 @@ def _farewell(code: int) -> None:
         print(goodbye, file=sys.stderr)
         client.key_value_set(f"{LEFT}/{process}", goodbye)
         client.wait_at_barrier("vidlang/leaving", int(LEAVE_SECONDS * 1000))
+        # Where process 0 is just gone, JAX ends the others by abort, which they may not have come to leave.
+        jax.distributed.shutdown()
     except Exception as error:
         # JAX's errors have no common class; the others have gone, or go on until they notice.
         print(f"left without the others: {str(error).splitlines()[0]}", file=sys.stderr)

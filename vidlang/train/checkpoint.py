@@ -232,11 +232,17 @@ def opened(checkpoints: Checkpoints) -> Iterator[Checkpoints]:
     """Closes the checkpoints at the end, whatever happens; an error from in here is not hidden by one of closing."""
     try:
         yield checkpoints
-    except BaseException:
+    except BaseException as error:
+        if cluster.lost_another(error):
+            # Its part of a save in the background never comes, and neither would the end of this process.
+            logging.warning("not waiting for a save in the background: another process is lost")
+            raise
         try:
             checkpoints.close()
-        except OSError as error:
-            logging.warning("%s", error)
+        except OSError as failure:
+            logging.warning("%s", failure)
+        except SystemExit:
+            logging.warning("a save in the background has ended without being complete")
         raise
     checkpoints.close()
 
