@@ -6,9 +6,9 @@
 
 --target compiles each train step for cpu, cpu:DEVICES, the gpu here or tpu:TOPOLOGY (without a TPU, with the extra
 `plan`), which takes from seconds to two minutes for each setting; without it only operations are counted. --memory
-marks the settings that fit. Of several devices it also tells what they send each other, and how much of a step is left
-for their own work. Times are estimates from the card's printed figures. docs/cost.md says what is counted, and
-docs/scale.md how meshes are planned:
+marks the settings that fit; for TPUs it is the chip's unless said otherwise. Of several devices it also tells what
+they send each other, and how much of a step is left for their own work. Times are estimates from the card's printed
+figures. docs/cost.md says what is counted, and docs/scale.md how meshes are planned:
 
     python -m launch.plan --config=configs/longvivit.py:vit_l --stages=long --target=tpu:v5e:16x16
     python -m launch.plan --config=configs/demo.py --target=tpu:v5e:4x4 --config.mesh.fsdp=4 --config.mesh.slices=2
@@ -27,13 +27,13 @@ from vidlang.core.sharding import SLICES
 from vidlang.cost import fit
 from vidlang.cost.cards import UTILISATION, find_card
 from vidlang.cost.table import COUNTS, Request, Row, mark, render, rows
-from vidlang.cost.targets import FORMS, read_target
+from vidlang.cost.targets import FORMS, Target, read_target
 from vidlang.train.recipe import Recipe, read_recipe
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to plan.", lock_config=True)
 TARGET = flags.DEFINE_string("target", None, f"What to compile train steps for: {FORMS}. Default: nothing.")
 CARD = flags.DEFINE_string("card", None, "Card whose time a step is estimated for, or cpu. Default: a TPU target's.")
-MEMORY = flags.DEFINE_string("memory", None, "Memory of a device, as in 16GB: marks the settings that fit.")
+MEMORY = flags.DEFINE_string("memory", None, "Memory of a device, as in 16GB: marks what fits. Default: a TPU's.")
 FRAMES = flags.DEFINE_list("frames", None, "Frames of a clip to plan for, as in 16,64,256. Default: the config's.")
 BATCH = flags.DEFINE_integer("batch_size", None, "Clips of a step, on all devices. Default: the config's.", 1)
 STAGES = flags.DEFINE_list("stages", None, "Names of the stages to plan. Default: all.")
@@ -98,12 +98,19 @@ def _request() -> Request:
     return Request(
         target,
         find_card(card) if card else None,
-        _bytes(MEMORY.value) if MEMORY.value else None,
+        _memory(target),
         tuple(_frames(text) for text in FRAMES.value or ()),
         BATCH.value,
         SHARE.value,
         SETTINGS.value,
     )
+
+
+def _memory(target: Target | None) -> float | None:
+    """Of a device: what the flag says, or what a TPU has. Its compiler refuses most larger steps, but not all."""
+    if MEMORY.value:
+        return _bytes(MEMORY.value)
+    return find_card(target.chip).memory if target and target.chip else None
 
 
 def _chosen(recipe: Recipe) -> list[int]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vidlang.cost.program import StepMemory
+
 CONFIG = """
 import ml_collections
 
@@ -86,6 +88,19 @@ def test_several_devices_tell_what_they_send_and_how_much_is_their_own_work(laun
     kinds = {each["kind"]: each for each in row["exchanges"]}
     assert kinds["all-reduce"]["groups_of"] == 4 and kinds["all-reduce"]["bytes"] > 4 * row["parameters"] * 0.95
     assert 0 < row["own"][0] < row["own"][1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "verdict"),
+    [([], "does not fit 16 GB"), (["--memory=20GB"], "does not fit 20 GB"), (["--memory=22GB"], "fits, computes most")],
+)
+def test_a_step_beyond_the_chip_is_told_although_the_compiler_made_it(
+    launch, config, libtpu, monkeypatch, flags, verdict
+):
+    made = StepMemory(int(5e9), int(5e9), int(5e9), int(16.9e9), devices=4)
+    monkeypatch.setattr("vidlang.cost.table.measure", lambda jobs, target: iter([made] * len(jobs)))
+    end = launch("launch.plan", config, "--settings=^off$", "--batch_size=8", "--target=tpu:v5e:2x2", *flags)
+    assert end.code == 0 and end.out.splitlines()[2].endswith(f"  {verdict}") and "21.9 GB" in end.out
 
 
 @pytest.fixture

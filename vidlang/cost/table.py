@@ -29,7 +29,7 @@ class Row:
     papers' count the video encoder, "true" the whole model. step_flops: of a train step on all devices. parameters:
     of the whole model; touched: of the video encoder's layers, at their widths. memory, seconds: of one device.
     exchanges: what the devices send each other. own: the share of a step in which a device does its own work, where
-    nothing of that is hidden behind it, and where all is.
+    nothing of that is hidden behind it, and where all is. limit: the bytes that a device has, 0 where nobody said.
     """
 
     stage: str
@@ -45,6 +45,7 @@ class Row:
     exchanges: tuple[Total, ...] = ()
     own: tuple[float, float] | None = None
     fits: bool | None = None
+    limit: float = 0.0
     best: bool = False
     reason: str = ""
 
@@ -143,7 +144,8 @@ def _weigh(row: Row, answer: StepMemory | Refused, recipe: Recipe, request: Requ
         seconds, own = took.longest, took.efficiency
     fits = None if request.memory is None else answer.total <= request.memory
     exchanges = tuple(by_kind(answer.exchanges))
-    return dataclasses.replace(row, memory=answer.total, seconds=seconds, exchanges=exchanges, own=own, fits=fits)
+    row = dataclasses.replace(row, memory=answer.total, fits=fits, limit=request.memory or 0.0)
+    return dataclasses.replace(row, seconds=seconds, exchanges=exchanges, own=own)
 
 
 def render(found: Sequence[Row], conventions: Sequence[str]) -> str:
@@ -193,7 +195,9 @@ def _aligned(line: Sequence[str], sizes: Sequence[int]) -> str:
 def _verdict(row: Row) -> str:
     if row.fits is None:
         return ""
-    return "does not fit" if not row.fits else "fits, computes most" if row.best else "fits"
+    if not row.fits:
+        return f"does not fit {row.limit / 1e9:.3g} GB"
+    return "fits, computes most" if row.best else "fits"
 
 
 def _duration(seconds: float) -> str:
