@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vidlang.core.sharding import AXES
@@ -18,18 +21,18 @@ from vidlang.cost.scale import compiled_time, unexpected, weak_scaling
 from vidlang.cost.targets import Refused, Target, measure
 from vidlang.train.recipe import Recipe, read_recipe
 
-DATA = {"data": -1}
+SHARED = {"data": 64, "fsdp": 4}
 EDGES = {"edges": {"local": 1, "random": 3, "block": 56}}
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A stage of a recipe, and what it is meant to train on. dials: instead of the stage's own."""
+    """A stage of a recipe, and what it is meant to train on. mesh, dials, batch_size: instead of the recipe's own."""
 
     config: str
     stage: str
     topology: str
-    mesh: Mapping[str, int] = field(default_factory=lambda: DATA)
+    mesh: Mapping[str, int] | None = None
     dials: Mapping[str, Any] | None = None
     batch_size: int = 0
     note: str = ""
@@ -40,22 +43,27 @@ class Pod:
         return " ".join(filter(None, [self.config, self.stage, self.note]))
 
 
+# The compiler's least effort for speed: with the usual one, 25 rows take hours.
+EFFORT = -1.0
+# What of a stage decides its program; the rest says for how long, from what and how it is looked at.
+DECIDING = ("batch_size", "model", "data", "clip", "objective", "optimizer", "dials", "augment", "micro", "guard")
+
 # The most telling first: whoever stops early has these.
 PODS = (
     Pod("longvivit:vit_l", "long", "v5e:16x16"),
     Pod("caption_long:vit_l", "caption", "v5e:8x16"),
-    Pod("longvivit:vit_l", "long", "v5e:16x16", {"data": 64, "fsdp": 4}, {}, 256, "dense, a clip a chip"),
-    Pod("longvivit:vit_l", "long", "v5e:16x16", {"data": 64, "fsdp": 4}, EDGES, 256, "edges, a clip a chip"),
+    Pod("longvivit:vit_l", "long", "v5e:16x16", SHARED, {}, 256, "dense, a clip a chip"),
+    Pod("longvivit:vit_l", "long", "v5e:16x16", SHARED, EDGES, 256, "edges, a clip a chip"),
     Pod("avion_ego4d", "pretrain", "v5e:4x8"),
-    Pod("shortvivit:vit_l", "short", "v5e:8x16", {"data": 32, "fsdp": 4}),
+    Pod("shortvivit:vit_l", "short", "v5e:8x16"),
     Pod("svitt", "frames_4", "v5e:4x8"),
     Pod("caption_short:vit_l", "caption", "v5e:4x8"),
     Pod("eff_shortvivit:vit_l", "short", "v5e:8x8"),
-    Pod("imagevit:vit_l", "image", "v5e:8x8"),
+    Pod("imagevit:vit_l", "image", "v5e:8x16"),
     Pod("longvivit", "long", "v5e:8x16"),
     Pod("videomae_k400", "pretrain", "v5e:8x8"),
     Pod("videomae_k400", "finetune", "v5e:8x8"),
-    Pod("avion_ego4d:vit_l", "pretrain", "v5e:8x8", {"data": 16, "fsdp": 4}),
+    Pod("avion_ego4d:vit_l", "pretrain", "v5e:8x8"),
     Pod("avion_ek100_mir", "mir", "v5e:8x8"),
     Pod("avion_ek100_cls", "cls", "v5e:8x8"),
     Pod("svitt", "frames_16", "v5e:8x8"),
@@ -68,6 +76,8 @@ PODS = (
     Pod("caption_finetune", "msrvtt", "v5e:4x8"),
     Pod("longvivit_ablations", "joint", "v5e:8x8"),
 )
+# The rows that `python -m benchmarks.pods` has made, one for each of PODS.
+ROWS = Path(__file__).with_name("pods.json")
 HEAD = ("recipe", "pod", "mesh", "clips a chip", "GB a chip", "exchanges, MB sent a chip", "time", "own work")
 PLANNED = ("devices", "slices", "batch", "MB sent by each", "MB between slices", "step", "own work")
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -83,23 +93,49 @@ def recipe_of(pod: Pod) -> tuple[Recipe, int]:
     if pod.dials is not None:
         changes["dials"] = dict(pod.dials)
     stages = tuple(dataclasses.replace(each, **changes) if i == index else each for i, each in enumerate(found.stages))
-    return dataclasses.replace(found, stages=stages, mesh=dict(pod.mesh)), index
+    return dataclasses.replace(found, stages=stages, mesh=dict(pod.mesh or found.mesh)), index
+
+
+def sizes_of(pod: Pod) -> dict[str, int]:
+    """All axes of the pod's mesh by their sizes."""
+    return whole_mesh(recipe_of(pod)[0].mesh, Target("tpu", pod.topology).count)
+
+
+def fingerprint(pod: Pod) -> str:
+    """Changes with the settings of the pod's stage, its mesh and its chips; vidlang's own code is not in it."""
+    recipe, index = recipe_of(pod)
+    stage = dataclasses.asdict(recipe.stages[index])
+    settings = [{key: stage[key] for key in DECIDING}, sizes_of(pod)]
+    text = json.dumps([settings, pod.topology, EFFORT], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_rows(path: Path = ROWS) -> dict[str, dict[str, Any]]:
+    """The rows of a file by their names; none where there is no file."""
+    return {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+
+
+def is_sound(row: Mapping[str, Any]) -> bool:
+    """Whether the row's program fits its chip and exchanges nothing that its mesh does not imply."""
+    return "refused" not in row and not row["unexpected"] and row["memory"] <= CARDS[row["pod"].split(":")[0]].memory
 
 
 def row_of(pod: Pod) -> dict[str, Any]:
     """What the table says of a pod."""
     recipe, index = recipe_of(pod)
-    start = time.perf_counter()
-    (answer,) = measure([(recipe, index)], Target("tpu", pod.topology))
-    row: dict[str, Any] = {"name": pod.name, "pod": pod.topology, "minutes": (time.perf_counter() - start) / 60}
+    start, made_from = time.perf_counter(), fingerprint(pod)
+    (answer,) = measure([(recipe, index)], Target("tpu", pod.topology, EFFORT))
+    row: dict[str, Any] = {"name": pod.name, "pod": pod.topology, "fingerprint": made_from}
+    row["minutes"] = round((time.perf_counter() - start) / 60, 2)
     if isinstance(answer, Refused):
-        return {**row, "mesh": dict(pod.mesh), "refused": answer.reason}
+        sizes = {axis: size for axis, size in sizes_of(pod).items() if size > 1}
+        return {**row, "mesh": sizes, "refused": answer.reason}
     return row | _measured(pod, recipe, index, answer)
 
 
 def _measured(pod: Pod, recipe: Recipe, index: int, answer: StepMemory) -> dict[str, Any]:
     stage, program = recipe.stages[index], build_program(recipe, index)
-    sizes = whole_mesh(pod.mesh, answer.devices)
+    sizes = whole_mesh(recipe.mesh, answer.devices)
     shape = shape_of(program, stage)
     flops = step_flops(program) / answer.devices
     took = compiled_time(CARDS[pod.topology.split(":")[0]], "bfloat16", flops, answer)

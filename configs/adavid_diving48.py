@@ -9,6 +9,7 @@ schedule of widths that never widens, as there. Evaluations look at 64 and at 12
 The paper does not say how it fine-tuned. Chosen here: 32 epochs in batches of 64, AdamW at 3e-5 with decay 0.05, two
 epochs of warm-up, cosine, label smoothing 0.1, dropout 0.5, frames in equal parts of the dive.
 Data: data/diving48 with the annotations V2 and a store (vidlang/datasets/diving48.py).
+Pod: diving48 on v5e:4x8 (docs/scale.md).
 Cost: 140e10 operations a clip at 64 frames and d-dec, 285e10 at 128 (AdaVid's count, forward).
 Result: top-1 81.0 % at 64 frames and d-dec in the paper, 82.2 % at 128; TimeSformer-L has 81.0 % at 714e10.
 The tiny variant takes 2 minutes on two cores: the right action of 288 among the first 5 for 23 % of clips at full

@@ -16,6 +16,7 @@ where its paper has them: `clip.pairs='none'` and `optimizer.learning_rate` are 
 It starts from EgoVLP's weights. Without them, set `model.video.transformer.layout='timesformer'`, as the tiny variant
 does: EgoVLP's own layers start their attention over time so that its queries and keys learn nothing for ever.
 Data: data/ego4d with egoclip.csv, egomcq.json and a store of the videos (vidlang/datasets/egoclip.py, egomcq.py).
+Pod: adaptive on v5e:4x8 (docs/scale.md).
 Cost: 8 L40S in the paper, hours not told. Half of EgoVLP's operations a step on average: 8.7e10 a clip forward.
 Result: EgoMCQ 90.8 % inter and 59.5 % intra at full width in the paper (EgoVLP 90.6, 57.2), little less at half the
 operations, and a drop at d-192; inc stays below dec everywhere.

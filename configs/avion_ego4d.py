@@ -16,6 +16,7 @@ the quick one (`transformer.activation='quick_gelu'` is CLIP's).
 It starts from CLIP's weights, without which it begins from nothing. Projections and temperature are new, as in its
 code, and `init_allow` names that, the activation, and an epsilon that is not CLIP's either.
 Data: data/ego4d with LaViLa's pickles and a store of the videos; data/epic for the zero-shot evaluation.
+Pods: pretrain on v5e:4x8, vit_l pretrain on v5e:8x8 (docs/scale.md).
 Cost: 18 h on 8 A5000 in the paper (130 GPU-hours); 33 h with the captions, 680 GPU-hours with ViT-L.
 Result: EK-100 MIR zero-shot mAP 27.5 and nDCG 29.1 at 4 frames (31.1 and 31.9 with captions; ViT-L 36.4 and 35.1).
 The tiny variant takes 30 s on two cores: the right scene among the first 5 of 32 for 53 % of texts (chance 16 %).
@@ -122,4 +123,6 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     """One stage. Variants: vit_b (default), vit_l, llm, tiny."""
     chosen = parts.variant(words, (*SIZES, "llm"))
     full = stage(parts.one_of(chosen, SIZES), "lavila" if "llm" in chosen else "lavila_train")
-    return parts.recipe("avion_ego4d", [tiny_stage(full) if "tiny" in chosen else full])
+    is_tiny = "tiny" in chosen
+    mesh = parts.mesh(fsdp=4 if "vit_l" in chosen and not is_tiny else 1)
+    return parts.recipe("avion_ego4d", [tiny_stage(full) if is_tiny else full], mesh=mesh)

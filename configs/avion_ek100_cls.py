@@ -14,6 +14,7 @@ epoch (code: two), then to 1e-5 by half a cosine; 64 clips a GPU on eight (ViT-L
 dropout 0.5 before the head, label smoothing 0.1, mixup 0.8, mirrored half of the time. Its code also mixes by cutmix,
 half of the time, and never mirrors: `augment` says which.
 Data: data/epic with the annotations of EPIC-KITCHENS-100 and a store (vidlang/datasets/epic_kitchens.py).
+Pod: cls on v5e:8x8 (docs/scale.md).
 Cost: the paper does not say; 100 epochs of 67,217 clips at 16 frames are 13,100 steps of 512.
 Result: top-1 of verbs / nouns / actions 70.0 / 59.4 / 49.5 in the paper with ViT-B, 73.0 / 65.4 / 54.4 with ViT-L.
 The tiny variant takes 1 minute on two cores: the right action of 288 among the first 5 for 31 % of clips.

@@ -14,6 +14,7 @@ max(0, 0.2 - own cosine + other's), both directions; `objective.adaptive` makes 
 From the paper: 100 epochs, AdamW with decay 0.01, learning rate from 1e-6 to 3e-5 in one epoch, then to 1e-5 by half a
 cosine; 64 clips a GPU on eight (ViT-L 24); stochastic depth 0.1 (its code's default is 0: `transformer.drop_path`).
 Data: data/epic with the retrieval annotations and a store (vidlang/datasets/epic_kitchens.py).
+Pod: mir on v5e:8x8 (docs/scale.md).
 Cost: the paper does not say; 100 epochs of 67,217 clips at 16 frames are 13,100 steps of 512.
 Result: mAP 55.7 / 48.2 / 52.0 and nDCG 67.8 / 65.3 / 66.5 (video to text, text to video, mean) with ViT-B in the paper,
 57.9 / 51.1 / 54.5 and 70.4 / 67.6 / 69.0 with ViT-L.

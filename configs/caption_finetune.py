@@ -14,6 +14,7 @@ at 256 frames, for YouCook2 and ActivityNet. Encoder and language model stay fro
 From the paper (Table 4): 10 thousand steps of 64 to 128 (128 here), learning rates between 1e-6 and 5e-6 (5e-6 here)
 after 1,000 steps of warm-up, decay 1e-4, gradients clipped at 1. Scores are those of the whole corpus.
 Data: data/NAME with its annotations and store (docs/datasets.md).
+Pod: msrvtt on v5e:4x8 (docs/scale.md).
 Cost: 10 thousand steps, an eighth of those of configs/caption_short.py; the paper gives none of its own.
 Result: CIDEr in the paper, ViT-L with 400M: MSR-VTT 63.1, ActivityNet 44.8; ROUGE-L of summaries: YouCook2 30.6,
 ActivityNet 24.0.

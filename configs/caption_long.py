@@ -13,6 +13,7 @@ with ViT-L, 128 with ViT-B. Tokens are averaged over time before the resampler, 
 many as of a short clip; without that the paper found training unstable beyond 32 frames.
 From the paper (Table 4): as for short videos. How long the summaries are is not said: 256 tokens here.
 Data: HowTo100M's long videos with summaries of your own; those of the paper are not public.
+Pod: vit_l caption on v5e:8x16 (docs/scale.md).
 Cost: the paper trained ViT-L with 400M for 2.5 days on 128 TPUv3 chips. A clip a chip is 9.6 GB of a TPU v5e's 16, as
 compiled (docs/captioning.md); with the encoder trained too, 18.1.
 Result: ROUGE-L of summaries in the paper: YouCook2 20.3 zero-shot, ActivityNet 15.2; EgoSchema 56.8 % (subset), 33.3 %

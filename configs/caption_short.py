@@ -17,6 +17,7 @@ From the paper (Table 4, appendix A): 80 thousand steps of 128, AdamW at 4e-5 af
 decay 1e-4, gradients clipped at 1; 30 % of the tubelets masked in training and when captioning; a language model of
 400 million or a billion parameters, which is not public: GPT-2 medium or SmolLM2 and Llama 3.2 stand for them here.
 Data: VideoCC and images stand for the paper's mixture, which leaves HowTo100M's clips out here.
+Pod: vit_l caption on v5e:4x8 (docs/scale.md).
 Cost: the paper trained ViT-L with 400M for 15 hours on 16 TPUv3 chips, with 1B for two days on 64.
 Result: zero-shot CIDEr in the paper, ViT-L with 400M: MSR-VTT 32.7, ActivityNet 25.2.
 The tiny variant, an encoder and a language model trained first, takes a minute or two on two cores, too short to see:

@@ -7,6 +7,7 @@
 ShortViViT (configs/shortvivit.py) with the dial mask at 0.75: random tubelets, dropped after positions are added and
 before the first layer; evaluations see all. A stage has one mask, so the images beside the videos are masked too; the
 paper does not say whether its are.
+Pod: vit_l short on v5e:8x8 (docs/scale.md).
 Cost: 2 to 3 times less memory than without masks (docs/cost.md), a fifth of the operations of the video tower.
 Result: zero-shot R@1 in the paper, ViT-L, text to video / video to text: MSR-VTT 29.9 / 38.3, VATEX 34.4 / 42.7,
 YouCook2 20.5 / 20.3, ActivityNet 20.1 / 17.7.

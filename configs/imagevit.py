@@ -8,6 +8,7 @@ Data: image-text pairs in data/images (vidlang/datasets/image_text.py). The pape
 From the paper: InfoNCE in batches of 8 thousand, 256 pixels, patches of 16, texts as the mean of their tokens. It does
 not print the learning rate, steps, size of the joint space or temperature of this step: those of its next step are
 taken, with 512 channels and a learned temperature from 0.07.
+Pod: vit_l image on v5e:8x16 (docs/scale.md).
 Cost: 8,192 images a step are 0.9 PFLOP with ViT-B (`launch.plan`): a second on 8 H100 at 40 % of their peak.
 Result: the paper reports only what is trained from it: 39.9 % R@1 on MSR-VTT, text to video, for ViT-B after step 1.
 The tiny variant takes 15 s on two cores: the right event among the first 10 of 90 for 22 % of texts (chance 11 %).

@@ -12,6 +12,7 @@ From the paper: 50 thousand steps, learning rate 5e-5, cosine. Its Table 4 has o
 512; what is frozen of the text tower is not said: all of it here, but for its projection. 128 frames are 16,384 tokens
 with these tubelets (the paper's 32.7 thousand are 256 frames).
 Data: HowTo100M's long videos with summaries of your own; those of the paper are not public.
+Pods: vit_l long on v5e:16x16, long on v5e:8x16 (docs/scale.md).
 Cost: the paper trained ViT-L on 256 TPUv3 chips for a day; 128 frames fit a device of 16 GB (docs/cost.md).
 Result: YouCook2 summaries ROUGE-L 20.3 zero-shot and EgoSchema 56.8 % (subset) in the paper, with ViT-L at 256 frames
 and a language model joined to it.

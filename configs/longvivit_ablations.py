@@ -25,6 +25,7 @@ Stages: image, then short (configs/shortvivit.py) with one change, all ViT-B wit
 The paper starts both matrices of an adapter at zero, which gives no gradient to either; here the second alone is zero.
 It scales LoRA by 1 / alpha with alpha = 1 / 64, as printed; `lora_scale` is that factor. Its TubeViT attends within the
 views (no public details): here all tubes are one sequence, as in the TubeViT paper, with that paper's kernels.
+Pod: joint on v5e:8x8 (docs/scale.md).
 Cost: `launch.plan` prints tokens, operations and memory of each; the paper's Figure 2 has memory against recall.
 Result: in the paper masking and joint attention win, adapters and LoRA lag far behind on video (Figures 2 to 4).
 """

@@ -56,12 +56,17 @@ def one_of(words: set[str], known: Sequence[str]) -> str:
     return found[0] if found else known[0]
 
 
+def mesh(*, fsdp: int = 1) -> Section:
+    """All devices along the batch; `fsdp` of them share one copy of the state."""
+    return {"data": -1, "fsdp": fsdp, "tensor": 1, "context": 1, "slices": 0}
+
+
 def recipe(name: str, stages: Sequence[Section], **others: Any) -> ml_collections.ConfigDict:
     """The locked config of these stages; `others` are its keys mesh, seed and runtime, where they are not the usual."""
     config: Section = {
         "name": name,
         "seed": 0,
-        "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
+        "mesh": mesh(),
         "runtime": {"workers": -1, "log_every": 50, "compile_cache": "", "wandb": ""},
         **others,
         "stages": tuple(_stage(stage) for stage in stages),

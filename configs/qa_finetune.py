@@ -13,6 +13,7 @@ three choices, and EgoSchema's five, the likeliest for each token is taken.
 Chosen here: as the paper's fine-tuning to captions (its Table 4); it fine-tunes for no questions, and answers them with
 its captioners as they are (EgoSchema 56.8 %, Perception Test in its appendix).
 Data: data/NAME with its annotations and store (docs/datasets.md).
+Pod: msrvtt_qa on v5e:4x8 (docs/scale.md).
 Cost: 10 thousand steps, an eighth of those of configs/caption_short.py.
 Result: none in the paper for fine-tuning; SViTT's classifier has 42.7 % on MSRVTT-QA, 42.3 % on ActivityNet-QA.
 The tiny variant trains encoder, language model and captioner first, in a few minutes on two cores: too short to learn.

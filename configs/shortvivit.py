@@ -10,6 +10,7 @@ positions repeat over time. Images stay in the mixture, with a stem of their own
 From the paper (Table 4): 800 thousand steps of 512, learning rate 5e-5 after 1,000 steps of warm-up, cosine, AdamW with
 decay 0.01, gradients clipped at 2; central crops only. The weight of images is not printed: 0.5 here.
 Data: VideoCC and HowTo100M stand for the paper's mixture, whose VTP and captions by PALI are not public.
+Pod: vit_l short on v5e:8x16 (docs/scale.md).
 Cost: the paper trained ViT-L on 64 TPUv3 chips for a week. A clip of ViT-B is 1.1 TFLOP forward and backward.
 Result: zero-shot R@1 in the paper, ViT-L, text to video / video to text: MSR-VTT 31.9 / 38.9, VATEX 37.8 / 42.8,
 YouCook2 20.4 / 20.5, ActivityNet 21.3 / 18.9.
@@ -115,4 +116,4 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     stages = [image_stage(size), short_stage(size)]
     if "tiny" in chosen:
         stages = [tiny_image_stage(stages[0]), tiny_short_stage(stages[1])]
-    return parts.recipe("shortvivit", stages)
+    return parts.recipe("shortvivit", stages, mesh=parts.mesh(fsdp=4 if chosen == {"vit_l"} else 1))

@@ -22,6 +22,7 @@ released configs). How long the later stages last is not printed: as long as the
 It starts from BEiT's and BERT's weights, of which the last three layers go into the fusion encoder; `init_allow` names
 what is new beside them. Without weights it begins from nothing.
 Data: data/webvid with a store (vidlang/datasets/webvid.py); MSR-VTT and DiDeMo for the zero-shot evaluations.
+Pods: frames_4 on v5e:4x8, frames_16 on v5e:8x8 (docs/scale.md).
 Cost: 93.9, 166.4, 296.2 GFLOP a clip at 4, 8, 16 frames (dense 139.9, 291.3, 627.8; docs/cost.md); 8 GPUs of 48 GB.
 Result: DiDeMo zero-shot R@1 / mean of recalls in the paper, hybrid: 29.3 / 48.8 at 4 frames, 31.0 / 51.5 at 8, 31.4 /
 52.2 at 16; dense 28.8 / 48.3 at 4, 29.6 / 49.3 at 8.

@@ -14,6 +14,7 @@ cosine, 0.7 of the tokens kept by cls and 0.1 by text. Not printed: the temperat
 Features for language queries (NLQ) come from `python -m launch.extract` (docs/features.md).
 It starts from BEiT's and BERT's weights, as SViTT does. Without weights it begins from nothing.
 Data: data/ego4d with egoclip.csv, egomcq.json and a store of the videos (vidlang/datasets/egoclip.py, egomcq.py).
+Pod: random_3 on v5e:4x8 (docs/scale.md).
 Cost: 8.76 GB a GPU at its peak with 3 random blocks, 9.61 GB with 5, in the paper.
 Result: EgoMCQ 92.9 % inter and 65.1 % intra in the paper with 3 random blocks, 92.9 and 65.9 with 5; with a tenth of
 the data EgoNCE 89.4 and 53.0, InfoNCE 89.0 and 43.3.

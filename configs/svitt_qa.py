@@ -12,6 +12,7 @@ either.) In the fusion encoder half of the video tokens stay, as in its code's s
 From SViTT's code: AdamW at 1e-5 with decay 0.02, cosine. Chosen here: 10 epochs of 128 questions.
 `ANSWERS` below is how long each list of answers is; a list of another length is an error that says so.
 Data: data/NAME with its annotations, its list of answers and a store (docs/datasets.md).
+Pod: msrvtt_qa on v5e:4x8 (docs/scale.md).
 Cost: that of SViTT's short stage, without contrast; MSRVTT-QA has 158,581 questions to train on.
 Result: accuracy with the dense model in the paper: MSRVTT-QA 42.7, ActivityNet-QA 42.3, AGQA 50.2; hybrid is better, by
 0.3 on the first and by more on the others.

@@ -14,6 +14,7 @@ four frames a video, joined by log-sum-exp.
 From SViTT's code: AdamW at 1e-5 with decay 0.02, cosine. Neither the paper nor what is known of its code says how long
 and in which batches: here 5 epochs of 128 on MSR-VTT, 10 on the smaller sets, a tenth of them to warm up.
 Data: data/NAME with its annotations and store (docs/datasets.md).
+Pod: msrvtt on v5e:4x8 (docs/scale.md).
 Cost: 93.9 GFLOP a clip in the video tower, as in SViTT's stage of 4 frames, for some ten thousand videos an epoch.
 Result: R@1 16.0 on Charades and 43.6 on SSv2 with the dense model in the paper, fine-tuned; hybrid "some 3 %" better.
 The tiny variant takes 2 minutes on two cores, too short to learn much: the right scene among the first 5 of 32 for

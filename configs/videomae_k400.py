@@ -12,6 +12,7 @@ From VideoMAE: 16 frames, every fourth, 224 pixels; AdamW (0.9, 0.95) at 1.5e-4 
 5e-4 for each 256 clips, rates falling by 0.75 a layer, stochastic depth 0.1, label smoothing 0.1, mixup 0.8 or cutmix
 1.0, tested on 5 x 3 views. Not here: RandAugment, and each clip twice a batch.
 Data: data/kinetics with train.csv and val.csv and a store (vidlang/datasets/kinetics.py).
+Pods: pretrain on v5e:8x8, finetune on v5e:8x8 (docs/scale.md).
 Cost: 583 GPU-hours for 800 epochs on 4 A5000 in AVION's paper (VideoMAE's own code: 995).
 Result: top-1 80.0 % after fine-tuning in AVION's paper.
 The tiny variant takes 50 s on two cores, too short to learn: the right action of 288 among the first 5 for 12 %.
