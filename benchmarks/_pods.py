@@ -58,7 +58,7 @@ PODS = (
     Pod("shortvivit:vit_l", "short", "v5e:8x16"),
     Pod("svitt", "frames_4", "v5e:4x8"),
     Pod("caption_short:vit_l", "caption", "v5e:4x8"),
-    Pod("eff_shortvivit:vit_l", "short", "v5e:8x8"),
+    Pod("eff_shortvivit:vit_l", "short", "v5e:8x16"),
     Pod("imagevit:vit_l", "image", "v5e:8x16"),
     Pod("longvivit", "long", "v5e:8x16"),
     Pod("videomae_k400", "pretrain", "v5e:8x8"),

@@ -7,7 +7,7 @@
 ShortViViT (configs/shortvivit.py) with the dial mask at 0.75: random tubelets, dropped after positions are added and
 before the first layer; evaluations see all. A stage has one mask, so the images beside the videos are masked too; the
 paper does not say whether its are.
-Pod: vit_l short on v5e:8x8 (docs/scale.md).
+Pod: vit_l short on v5e:8x16 (docs/scale.md).
 Cost: 2 to 3 times less memory than without masks (docs/cost.md), a fifth of the operations of the video tower.
 Result: zero-shot R@1 in the paper, ViT-L, text to video / video to text: MSR-VTT 29.9 / 38.3, VATEX 34.4 / 42.7,
 YouCook2 20.5 / 20.3, ActivityNet 20.1 / 17.7.
@@ -30,4 +30,4 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     stages = [image_stage(size), short_stage(size, dials=MASKED)]
     if "tiny" in chosen:
         stages = [tiny_image_stage(stages[0]), tiny_short_stage(stages[1])]
-    return parts.recipe("eff_shortvivit", stages)
+    return parts.recipe("eff_shortvivit", stages, mesh=parts.mesh(fsdp=4 if chosen == {"vit_l"} else 1))

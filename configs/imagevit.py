@@ -78,7 +78,7 @@ def get_config(words: str = "") -> ml_collections.ConfigDict:
     stage = image_stage(parts.one_of(chosen, SIZES))
     if "tiny" in chosen:
         stage = tiny_image_stage(stage)
-    return parts.recipe("imagevit", [stage])
+    return parts.recipe("imagevit", [stage], mesh=parts.mesh(fsdp=4 if chosen == {"vit_l"} else 1))
 
 
 def tiny_image_stage(stage: parts.Section) -> parts.Section:
