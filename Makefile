@@ -5,7 +5,7 @@ RUN    := $(VENV)/bin/python
 # Pip's progress bars say nothing useful in a log.
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-caption claims test test-fast lint bench clean
+.PHONY: demo demo-caption claims test test-fast lint bench pods clean
 
 demo: $(VENV)/ready
 	$(RUN) -m launch.demo --config=configs/demo.py --workdir=runs/demo
@@ -30,6 +30,10 @@ lint: $(VENV)/ready-test
 
 bench: $(VENV)/ready
 	@for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) -m benchmarks.$$(basename $$script .py) || exit 1; done
+
+# Compiles each full-size recipe for its TPU pod where benchmarks/pods.json has no row of it as it stands.
+pods: $(VENV)/ready-test
+	JAX_PLATFORMS=cpu PYTHONPATH=$(VENV)/plan $(RUN) -m benchmarks.pods
 
 $(VENV)/ready: requirements.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "vidlang needs Python 3.11 to 3.13, this is %d.%d; say make PYTHON=python3.12" % v)'

@@ -149,7 +149,7 @@ def _measured(pod: Pod, recipe: Recipe, index: int, answer: StepMemory) -> dict[
         "counted": total(exchanges(shape, sizes), sizes) if sizes["context"] == 1 else 0.0,
         "seconds": [took.shortest, took.longest],
         "own": took.efficiency,
-        "unexpected": [dataclasses.asdict(one) for one in unexpected(answer.exchanges, sizes, shape.pair_bytes)],
+        "unexpected": [dataclasses.asdict(one) for one in unexpected(answer.exchanges, sizes, shape)],
     }
 
 

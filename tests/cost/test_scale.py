@@ -55,7 +55,9 @@ def test_data_parallel_efficiency_levels_off_and_slices_cost_something():
         ({"data": 8}, Collective("all-gather", 8, 10), False),  # rows that are paired
         ({"data": 8}, Collective("all-gather", 8, 10, times=4), True),
         ({"data": 8}, Collective("all-to-all", 8, 1), True),
-        ({"data": 8}, Collective("collective-permute", 0, 1), True),
+        ({"data": 8}, Collective("collective-permute", 0, 21), True),
+        ({"data": 8}, Collective("collective-permute", 0, 20), False),  # clips that are mixed
+        ({"data": 8}, Collective("collective-permute", 0, 20, times=2), True),
         ({"data": 2, "fsdp": 4}, Collective("all-gather", 4, 100), False),
         ({"data": 2, "fsdp": 4}, Collective("reduce-scatter", 8, 100), False),
         ({"data": 2, "fsdp": 4}, Collective("reduce-scatter", 3, 100), True),
@@ -63,7 +65,14 @@ def test_data_parallel_efficiency_levels_off_and_slices_cost_something():
     ],
 )
 def test_a_mesh_implies_some_exchanges_and_no_others(mesh, one, expected):
-    assert bool(unexpected([one], mesh, paired=10.0)) == expected
+    # Rows of 8 bytes are paired, and 40 bytes of clips mixed: 5 bytes a device, 20 as float32.
+    shape = Shape((), rows=1, towers=(), joint=1, mixed=40.0)
+    assert shape.pair_bytes == 8.0
+    assert bool(unexpected([one], mesh, shape)) == expected
+
+
+def test_clips_that_nobody_mixes_do_not_travel():
+    assert unexpected([Collective("collective-permute", 0, 1)], {"data": 8}, Shape((), rows=1, towers=(), joint=1))
 
 
 def test_every_tpu_knows_its_links():

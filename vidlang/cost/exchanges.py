@@ -3,12 +3,14 @@
     data      gradients are summed over all devices that hold the same parameters
     fsdp      parameters are gathered before they are used, forward and backward, and their gradients summed into shards
     tensor    each layer's two products that shrink are summed, forward and backward, and one again under remat
+    context   keys, values and their gradients, in a ring or gathered, and all gradients once more
     slices    the part of `data` that lies between slices, over the slow network
     contrastive objectives gather the rows of all devices, and send their gradients back
+    clips that are mixed with others (mixup, cutmix) go to another device
 
 Matrices travel in the type in which the model computes: compilers move the conversion behind the exchange. Small things
-are left out: counts and norms of some bytes, and the vectors of a text whose table of words is split. So are tokens
-over `context`, of which the compiled program tells; `rows` says so.
+are left out: counts and norms of some bytes, and the vectors of a text whose table of words is split. Over `context`
+only dense joint attention is counted: where rows of tokens are chosen, the compiler decides how they move.
 """
 
 from __future__ import annotations
@@ -29,14 +31,18 @@ from vidlang.cost import collectives
 from vidlang.cost.program import Program
 from vidlang.cost.settings import encoder, has_stack, video_stack
 from vidlang.nn.spec import TransformerSpec
+from vidlang.ops.dials import Dials
 from vidlang.train import build
 from vidlang.train.recipe import Stage
-from vidlang.train.step import boxed_params
+from vidlang.train.step import boxed_params, with_video
 
 # Objectives that compare every row with all others, by their fields of the joint space.
 PAIRED = ("contrastive", "ego_nce", "max_margin", "sigmoid")
 # Of a layer with a tensor axis: attention's and the mlp's output forward, and the gradients of both their inputs.
 SUMS_OF_A_LAYER = 4
+# How attention meets the keys of other devices over `context`: by passing them on, or by gathering them all.
+RING, GATHER = ("auto", "ring"), ("fused", "chunked", "reference")
+FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -77,17 +83,35 @@ class Leaf:
 
 
 @dataclass(frozen=True)
+class Tower:
+    """Layers of a transformer: how many, tokens of a row, width, bytes of a number, whether they are computed again.
+
+    attention: one of `ops.attention.IMPLEMENTATIONS`.
+    """
+
+    layers: int
+    tokens: int
+    width: int
+    itemsize: int
+    again: bool
+    attention: str
+
+
+@dataclass(frozen=True)
 class Shape:
     """What of a stage decides about exchanges; a mesh is not in it."""
 
     leaves: tuple[Leaf, ...]
     rows: int
-    # For each tower: layers, tokens of a row, width, bytes of a number, whether layers are computed again.
-    towers: tuple[tuple[int, int, int, int, bool], ...]
+    towers: tuple[Tower, ...]
     joint: int = 0
     # Parts of a batch that a step takes one after another, and whether it encodes each once more before.
     parts: int = 1
     cached: bool = False
+    # Bytes of a step's clips where these are mixed with each other, 0 where they are not.
+    mixed: float = 0.0
+    # Why exchanges over `context` cannot be counted; "" where they can.
+    uncounted: str = ""
 
     @property
     def pair_bytes(self) -> float:
@@ -109,7 +133,9 @@ def shape_of(program: Program, stage: Stage) -> Shape:
     joint = int(build.named(stage.model, "model")[1].get("embed", 0)) if is_paired else 0
     micro = build.micro(stage)
     cached = micro.batches > 1 and micro.how == "cached"
-    return Shape(leaves, program.batch_size, tuple(_towers(stage)), joint, micro.batches, cached)
+    towers = tuple(_towers(stage))
+    mixed = _clip_bytes(program) if build.augmentation(stage).mixes else 0.0
+    return Shape(leaves, program.batch_size, towers, joint, micro.batches, cached, mixed, _uncounted(stage, towers))
 
 
 def exchanges(shape: Shape, sizes: Mapping[str, int], *, scatters: bool = True) -> list[Exchange]:
@@ -118,12 +144,14 @@ def exchanges(shape: Shape, sizes: Mapping[str, int], *, scatters: bool = True) 
     scatters: sums of which each device keeps its own part send only that part. Compilers that do not see this (XLA's
     for CPUs never does) send the whole sum and cut it, which is twice as much.
     """
+    found = [*_of_parameters(shape, sizes, scatters), *_of_layers(shape, sizes), *_of_pairs(shape, sizes)]
     if sizes.get("context", 1) > 1:
-        raise ValueError(
-            "exchanges over the mesh axis 'context' are not counted by a formula; compile the step with --target, "
-            "which counts those of the program"
-        )
-    found = [*_of_parameters(shape, sizes, scatters), *_of_layers(shape, sizes), *_of_pairs(shape)]
+        if shape.uncounted:
+            raise ValueError(
+                f"exchanges over the mesh axis 'context' are not counted by a formula for {shape.uncounted}; compile "
+                "the step with --target, which counts those of the program"
+            )
+        found += _of_tokens(shape, sizes, scatters)
     return sorted((each for each in found if each.sent(sizes)), key=lambda each: -each.sent(sizes))
 
 
@@ -166,6 +194,8 @@ def _of_parameters(shape: Shape, sizes: Mapping[str, int], scatters: bool) -> It
     yield Exchange("gradients into shards", "reduce-scatter" if scatters else "all-reduce", ("fsdp",), shards, rounds)
     yield Exchange("gradients of the same shard", "all-reduce", ("data",), shards / fsdp, rounds)
     yield Exchange("gradients of what every device holds", "all-reduce", BATCH_AXES, whole, rounds)
+    # Each device of a clip has the gradients of its own tokens.
+    yield Exchange("gradients of a clip's tokens", "all-reduce", ("context",), whole + shards / fsdp, rounds)
 
 
 def _passes(leaf: Leaf, shape: Shape) -> float:
@@ -177,28 +207,82 @@ def _passes(leaf: Leaf, shape: Shape) -> float:
 
 
 def _of_layers(shape: Shape, sizes: Mapping[str, int]) -> Iterator[Exchange]:
-    rows = shape.rows / math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
-    for layers, tokens, width, itemsize, again in shape.towers:
-        sums = layers * (SUMS_OF_A_LAYER + int(again) + 2 * int(shape.cached))
-        yield Exchange("outputs of split layers", "all-reduce", ("tensor",), rows * tokens * width * itemsize, sums)
+    rows = _rows(shape, sizes)
+    for tower in shape.towers:
+        sums = tower.layers * (SUMS_OF_A_LAYER + int(tower.again) + 2 * int(shape.cached))
+        size = rows * tower.tokens * tower.width * tower.itemsize
+        yield Exchange("outputs of split layers", "all-reduce", ("tensor",), size, sums)
 
 
-def _of_pairs(shape: Shape) -> Iterator[Exchange]:
+def _of_tokens(shape: Shape, sizes: Mapping[str, int], scatters: bool) -> Iterator[Exchange]:
+    """Keys and values go to all devices of a clip, and their gradients come back."""
+    ways = sizes["context"]
+    for tower in shape.towers:
+        pairs = 2 * _rows(shape, sizes) * tower.tokens * tower.width / sizes.get("tensor", 1)
+        forward = tower.layers * (1 + int(tower.again) + int(shape.cached))
+        if tower.attention in RING:
+            # Backward they go round again, and float32 gradients behind them, with two more steps to be at home. A
+            # ring of two is no loop: its first step of gradients, zeros, is left out, and the keys that are passed on
+            # for computing again serve the backward pass too.
+            is_loop, stretch = ways > 2, pairs / ways
+            turns = (forward + tower.layers * (1 if is_loop or not tower.again else 0)) * (ways - 1)
+            yield Exchange("keys and values", "collective-permute", ("context",), stretch * tower.itemsize, turns)
+            turns = tower.layers * (ways + 1 if is_loop else ways)
+            yield Exchange("gradients of keys and values", "collective-permute", ("context",), stretch * FLOAT32, turns)
+        else:
+            size = pairs * tower.itemsize
+            kind = "reduce-scatter" if scatters else "all-reduce"
+            yield Exchange("keys and values", "all-gather", ("context",), size, forward)
+            yield Exchange("gradients of keys and values", kind, ("context",), size, tower.layers)
+
+
+def _rows(shape: Shape, sizes: Mapping[str, int]) -> float:
+    return shape.rows / math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
+
+
+def _of_pairs(shape: Shape, sizes: Mapping[str, int]) -> Iterator[Exchange]:
     if shape.joint:
         yield Exchange("rows of all devices", "all-gather", BATCH_AXES, shape.pair_bytes)
         yield Exchange("gradients of these rows", "reduce-scatter", BATCH_AXES, shape.pair_bytes)
+    ways = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
+    if ways > 1:
+        yield Exchange("clips to be mixed with others", "collective-permute", BATCH_AXES, shape.mixed / ways)
 
 
-def _towers(stage: Stage) -> Iterator[tuple[int, int, int, int, bool]]:
+def _clip_bytes(program: Program) -> float:
+    """Of all clips of a step, three bytes a pixel."""
+    clips = jax.eval_shape(with_video, dict(program.fields))
+    return float(clips["video_BTHWC"].size)
+
+
+def _towers(stage: Stage) -> Iterator[Tower]:
     if not has_stack(stage):
         return
     stack, spec = video_stack(stage), encoder(stage)[1]
-    bytes_of = np.dtype(spec.compute_dtype).itemsize
     for tokens in stack.tokens:
-        yield 1, tokens + stack.global_tokens, spec.width, bytes_of, spec.remat != "none"
+        yield _tower(spec, 1, tokens + stack.global_tokens)
     options = build.named(stage.model, "model")[1]
     text = options.get("text") or {}
     if "transformer" in text:
         spec = call(TransformerSpec, text["transformer"], what="text.transformer")
-        length = int(stage.clip.get("text_length", text.get("max_length", 0)))
-        yield spec.layers, length, spec.width, np.dtype(spec.compute_dtype).itemsize, spec.remat != "none"
+        yield _tower(spec, spec.layers, int(stage.clip.get("text_length", text.get("max_length", 0))))
+
+
+def _tower(spec: TransformerSpec, layers: int, tokens: int) -> Tower:
+    itemsize = np.dtype(spec.compute_dtype).itemsize
+    return Tower(layers, tokens, spec.width, itemsize, spec.remat != "none", spec.attention)
+
+
+def _uncounted(stage: Stage, towers: Sequence[Tower]) -> str:
+    """What of the stage moves tokens over `context` in ways that the compiler chooses."""
+    if not towers:
+        return "models without a video encoder"
+    spec = encoder(stage)[1]
+    if spec.layout != "joint":
+        return f"attention along the layout {spec.layout!r}"
+    if build.dials(stage) != Dials():
+        return "stages with dials"
+    if spec.frozen_layers:
+        return "frozen layers"
+    kinds = {tower.attention for tower in towers} - {*RING, *GATHER}
+    return f"the attention {', '.join(sorted(kinds))}" if kinds else ""

@@ -81,20 +81,24 @@ def weak_scaling(
     return rows
 
 
-def unexpected(found: Sequence[Collective], sizes: Mapping[str, int], paired: float) -> list[Collective]:
-    """Exchanges of a compiled step that a mesh of these sizes does not imply.
+def unexpected(found: Sequence[Collective], sizes: Mapping[str, int], shape: Shape) -> list[Collective]:
+    """Exchanges of a compiled step of this shape that a mesh of these sizes does not imply.
 
-    paired: bytes of the rows that the objective gathers from all devices, of which there may be three times as many
-    (their numbers and validity, and the gradients).
+    Of the rows that the objective gathers from all devices there may be three times as many bytes (their numbers and
+    validity, and the gradients), of clips to be mixed with others four times (bytes that have become float32).
     """
     groups = _groups(sizes)
-    budget, strange = 3 * paired, []
+    budget, strange = 3 * shape.pair_bytes, []
+    moved = 4 * shape.mixed / (sizes.get("data", 1) * sizes.get("fsdp", 1))
     for one in found:
         is_of_a_group = one.groups_of in groups or one.kind == "collective-permute"
         allowed = one.kind == "all-reduce" or any(sizes.get(axis, 1) > 1 for axis in NEEDS[one.kind])
         if not allowed and one.kind in ("all-gather", "reduce-scatter") and is_of_a_group:
             budget -= one.times * one.bytes
             allowed = budget >= 0
+        if not allowed and one.kind == "collective-permute":
+            moved -= one.sent
+            allowed = moved >= 0
         if not (allowed and is_of_a_group):
             strange.append(one)
     return strange
