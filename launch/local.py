@@ -5,6 +5,8 @@
 
 All other arguments go to launch.train. Lines of process 1 begin with "[1]". When a process dies, the others are ended
 within --grace seconds; with --restarts=3 all are started again up to three times and go on from the last checkpoint.
+With --fewer=2 the run then goes on with one process fewer, without the GPUs of the one that died, down to two at least;
+a number that batch or mesh do not allow is passed over. Each number has its own --restarts.
 SIGTERM and SIGINT are passed on: the run saves and leaves. --dry_run only prints what would run.
 
 Exit codes are launch.train's: 0 done, 2 a mistake, which is never tried again, 128 + n stopped by signal n; else that
@@ -31,6 +33,8 @@ from typing import IO, Any, NoReturn
 from launch import cli
 
 MISTAKE = 2
+# How processes end that lost another: they say so, or JAX aborts them.
+FOLLOWS = (75, 128 + signal.SIGABRT)
 # How long between two looks at the processes.
 LOOK_SECONDS = 0.05
 
@@ -50,16 +54,21 @@ def read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--processes", type=int, required=True, help="How many processes.")
     parser.add_argument("--cpu_devices", type=int, help="CPU devices of each process, pretended; default: real GPUs.")
     parser.add_argument("--restarts", type=int, default=0, help="How often all are started again when one dies.")
+    parser.add_argument("--fewer", type=int, help="Go on with as few processes as this when --restarts are used up.")
     parser.add_argument("--grace", type=float, default=10.0, help="Seconds that the others have when one died.")
     parser.add_argument("--dry_run", action="store_true", help="Print the commands only.")
     own, rest = parser.parse_known_args(list(argv))
     if own.processes < 1 or own.restarts < 0 or own.grace < 0 or (own.cpu_devices is not None and own.cpu_devices < 1):
         raise ValueError("--processes and --cpu_devices are at least 1, --restarts and --grace at least 0")
+    if own.fewer is not None and not 1 <= own.fewer <= own.processes:
+        raise ValueError(f"--fewer is from 1 up to --processes={own.processes}; found {own.fewer}")
     return own, rest
 
 
-def environments(processes: int, cpu_devices: int | None) -> list[dict[str, str]]:
-    """What each process has in its environment besides what is in this one's."""
+def environments(
+    processes: int, cpu_devices: int | None, gpus: Sequence[Sequence[int]] | None = None
+) -> list[dict[str, str]]:
+    """What each process has in its environment besides what is in this one's; `gpus` are those of each, if not all."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -76,8 +85,8 @@ def environments(processes: int, cpu_devices: int | None) -> list[dict[str, str]
             own |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()}
         found.append(own)
     if cpu_devices is None:
-        for own, gpus in zip(found, share(count_gpus(), processes), strict=True):
-            own["VIDLANG_LOCAL_DEVICES"] = ",".join(map(str, gpus))
+        for own, numbers in zip(found, gpus or share(count_gpus(), processes), strict=True):
+            own["VIDLANG_LOCAL_DEVICES"] = ",".join(map(str, numbers))
     return found
 
 
@@ -110,10 +119,15 @@ class Group:
     def __init__(self, command: Sequence[str], environments: Sequence[dict[str, str]]) -> None:
         # Sessions of their own: a Ctrl-C in the terminal comes here, and from here once to each.
         options: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-        self.processes = [
-            subprocess.Popen(command, env={**os.environ, **own}, **options, text=True, errors="replace")
-            for own in environments
-        ]
+        self.processes: list[subprocess.Popen[str]] = []
+        try:
+            for own in environments:
+                environment = {**os.environ, **own}
+                started = subprocess.Popen(command, env=environment, **options, text=True, errors="replace")
+                self.processes.append(started)
+        except OSError:
+            self.kill()
+            raise
         self._readers = [
             threading.Thread(target=copy_lines, args=(f"[{number}] ", *streams), daemon=True)
             for number, process in enumerate(self.processes)
@@ -129,7 +143,8 @@ class Group:
                 process.send_signal(signum)
 
     def wait(self, grace: float) -> list[tuple[int, int]]:
-        """(process, exit code) in the order in which they ended; once one has failed the others have `grace` seconds.
+        """(process, exit code) of those that ended by themselves, in that order; the others are ended `grace` seconds
+        after the first failure.
 
         They may be about to end with the same mistake; what they wait for, a dead process will never send.
         """
@@ -142,9 +157,11 @@ class Group:
                     if code:
                         deadline = min(deadline, time.monotonic() + grace)
             if time.monotonic() > deadline:
-                self.kill()
+                break
             time.sleep(LOOK_SECONDS)
         self.kill()  # data workers of those that died would hold the lines open
+        for process in self.processes:
+            process.wait()
         for reader in self._readers:
             reader.join(timeout=1.0)
         return list(ended.items())
@@ -164,10 +181,15 @@ def copy_lines(prefix: str, source: IO[str], target: IO[str]) -> None:
 
 
 def verdict(ended: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """(process, exit code) of the end that explains the others: a mistake, else the first that was no success."""
+    """(process, exit code) of the end that explains the others.
+
+    That is a mistake, else the first failure; one that only follows from another's end comes after all others, because
+    between two looks both may have ended.
+    """
     failed = [end for end in ended if end[1]]
     mistakes = [end for end in failed if end[1] == MISTAKE]
-    return (mistakes or failed or [(0, 0)])[0]
+    causes = [end for end in failed if end[1] not in FOLLOWS]
+    return (mistakes or causes or failed or [(0, 0)])[0]
 
 
 @contextlib.contextmanager
@@ -186,22 +208,52 @@ def passed_on(group: list[Group], asked: list[int]) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+class Sizes:
+    """How many processes the next start has: all again while --restarts last, then one fewer, down to --fewer."""
+
+    def __init__(self, own: argparse.Namespace) -> None:
+        self._own, self.processes, self._used = own, own.processes, 0
+        self._gpus = None if own.cpu_devices is not None else share(count_gpus(), own.processes)
+
+    def environments(self) -> list[dict[str, str]]:
+        """Those of the next start."""
+        return environments(self.processes, self._own.cpu_devices, self._gpus)
+
+    def after(self, process: int, code: int) -> str:
+        """What comes after this process ended so, in words; empty when nothing does."""
+        # Fewer processes may be a number that batch or mesh do not allow, of which the first number was none.
+        unfit = code == MISTAKE and self.processes < self._own.processes and not self._used
+        if code == MISTAKE and not unfit:
+            return ""
+        if self._used < self._own.restarts and not unfit:
+            self._used += 1
+            return f"starting all again, {self._used} of {self._own.restarts}"
+        if self._own.fewer is None or self.processes <= self._own.fewer:
+            return ""
+        self.processes, self._used = self.processes - 1, 0
+        if self._gpus is not None:
+            # Where this number was no good, the GPUs of any process are as good as the others'.
+            self._gpus = [numbers for number, numbers in enumerate(self._gpus) if number != process]
+        return f"going on with {self.processes} of {self._own.processes} processes"
+
+
 def supervise(command: Sequence[str], own: argparse.Namespace) -> int:
     """Runs all processes to their end, starts them again where that helps, and returns the exit code."""
     asked: list[int] = []
-    groups: list[Group] = [Group(command, environments(own.processes, own.cpu_devices))]
+    sizes = Sizes(own)
+    groups: list[Group] = [Group(command, sizes.environments())]
     with passed_on(groups, asked):
         while True:
             process, code = verdict(groups[-1].wait(own.grace))
-            used = len(groups) - 1
-            if code in (0, MISTAKE) or code in (128 + signal.SIGTERM, 128 + signal.SIGINT) or asked:
+            if code in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT) or asked:
                 return code
+            again = sizes.after(process, code)
             name = f"was killed by {signal.Signals(code - 128).name}" if code > 128 else f"ended with exit code {code}"
-            again = f"starting all again, {used + 1} of {own.restarts}" if used < own.restarts else "not started again"
-            print(f"process {process} {name}; {again}", file=sys.stderr, flush=True)
-            if used == own.restarts:
+            if again or code != MISTAKE:
+                print(f"process {process} {name}; {again or 'not started again'}", file=sys.stderr, flush=True)
+            if not again:
                 return code
-            groups.append(Group(command, environments(own.processes, own.cpu_devices)))
+            groups.append(Group(command, sizes.environments()))
             if asked:  # while they were being started
                 groups[-1].send(asked[-1])
 

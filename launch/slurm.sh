@@ -6,7 +6,7 @@ usage() {
     cat <<'END'
 launch/slurm.sh [OPTIONS] --config=configs/x.py --workdir=runs/x [MORE ARGUMENTS OF launch.train]
 
-  --nodes=1            nodes
+  --nodes=1            nodes; with --nodes=2-4 as many of these as are free at each start, so fewer when one is lost
   --gpus_per_node=8    GPUs, and processes, of each node
   --time=24:00:00      time limit of one go; at its end the run saves, and the job queues again
   --restarts=20        how often the job queues again after a failure; never after a mistake (exit code 2)
@@ -38,7 +38,11 @@ for argument in "$@"; do
     *) train+=("$argument") ;;
     esac
 done
-for pair in nodes="$nodes" gpus_per_node="$gpus" restarts="$restarts" notice="$notice"; do
+if ! [[ $nodes =~ ^[0-9]+(-[0-9]+)?$ ]]; then
+    echo "error: --nodes is a whole number, or two as in --nodes=2-4; found '$nodes'" >&2
+    exit 2
+fi
+for pair in gpus_per_node="$gpus" restarts="$restarts" notice="$notice"; do
     if ! [[ $pair =~ =[0-9]+$ ]]; then
         echo "error: --${pair%%=*} is a whole number; found '${pair#*=}'" >&2
         exit 2

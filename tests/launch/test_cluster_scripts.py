@@ -43,6 +43,11 @@ def launch_script(repository):
     return run
 
 
+def test_slurm_may_take_fewer_nodes(launch_script):
+    done = launch_script("slurm.sh", "--nodes=2-4", "--dry_run", "--config=x.py")
+    assert done.returncode == 0 and "#SBATCH --nodes=2-4\n" in done.stdout
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_bash_can_read_it(repository, name):
     path = repository / "launch" / name
@@ -62,7 +67,9 @@ def test_it_says_how_it_is_used(launch_script, name):
 @pytest.mark.parametrize(
     ("name", "option", "sentence"),
     [
-        ("slurm.sh", "--nodes=two", "--nodes is a whole number; found 'two'"),
+        ("slurm.sh", "--nodes=two", "--nodes is a whole number, or two as in --nodes=2-4; found 'two'"),
+        ("slurm.sh", "--nodes=2-", "--nodes is a whole number, or two as in --nodes=2-4; found '2-'"),
+        ("slurm.sh", "--notice=soon", "--notice is a whole number; found 'soon'"),
         ("kubernetes.sh", "--hosts=-1", "--hosts is a whole number; found '-1'"),
         ("kubernetes.sh", "--name=My_Job", "--name is of small letters"),
         ("kubernetes.sh", "--tpu=tpu-v5-lite-podslice", "needs the shape of a slice"),

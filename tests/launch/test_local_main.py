@@ -20,7 +20,7 @@ def no_gpu(monkeypatch):
 
 def supervised(script, *arguments, processes=2, **options):
     """(exit code) of processes that run a script; its only argument is a folder for what they leave behind."""
-    own = SimpleNamespace(processes=processes, cpu_devices=1, restarts=0, grace=1.0)
+    own = SimpleNamespace(processes=processes, cpu_devices=1, restarts=0, grace=1.0, fewer=None)
     return local.supervise([sys.executable, "-c", script, *arguments], SimpleNamespace(**{**vars(own), **options}))
 
 
@@ -31,7 +31,10 @@ def test_arguments_of_the_training_pass_unread():
     assert rest == ["--config=a b.py", "--restart", "--config.x='q\"'", "--verbosity", "1"]
 
 
-@pytest.mark.parametrize("given", [[], ["--processes=x"], ["--processes=0"], ["--processes=2", "--cpu_devices=0"]])
+@pytest.mark.parametrize(
+    "given",
+    [[], ["--processes=x"], ["--processes=0"], ["--processes=2", "--cpu_devices=0"], ["--processes=2", "--fewer=3"]],
+)
 def test_a_mistake_is_one_sentence(repository, given):
     done = subprocess.run(
         [sys.executable, "-m", "launch.local", *given], cwd=repository, capture_output=True, text=True
@@ -104,6 +107,65 @@ def test_when_one_dies_all_are_started_again_on_a_new_port(tmp_path, capfd):
 def test_without_restarts_left_its_code_is_the_code(tmp_path, capfd):
     assert supervised(DIES, str(tmp_path), restarts=1) == 137
     assert "process 1 was killed by SIGKILL; not started again" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ended", "want"),
+    [
+        ([(0, 75), (1, 137), (2, 134)], (1, 137)),  # seen in one look
+        ([(2, 134), (0, 75)], (2, 134)),
+        ([(0, 137), (1, 2)], (1, 2)),
+        ([(0, 0), (1, 0)], (0, 0)),
+    ],
+)
+def test_the_cause_is_told_and_not_what_follows_from_it(ended, want):
+    assert local.verdict(ended) == want
+
+
+def test_who_is_ended_by_the_launcher_is_no_cause(tmp_path, capfd):
+    script = "import os, sys, time; n = os.environ['VIDLANG_PROCESS']; time.sleep(60) if n == '0' else sys.exit(75)"
+    assert supervised(script) == 75
+    assert "process 1 ended with exit code 75; not started again" in capfd.readouterr().err
+
+
+# Process 1 dies as long as there are more than three; three are no number for its batch.
+FITS_TWO = """
+import os, pathlib, sys, time
+count, process = int(os.environ["VIDLANG_PROCESSES"]), int(os.environ["VIDLANG_PROCESS"])
+folder = pathlib.Path(sys.argv[1])
+tries = len(list(folder.glob(f"{count}.{process}.*")))
+(folder / f"{count}.{process}.{tries}").write_text(os.environ.get("VIDLANG_LOCAL_DEVICES", ""))
+if count == 3:
+    sys.exit(2)
+if count > 3 and process == 1:
+    os.kill(os.getpid(), 9)
+time.sleep(60 if count > 3 else 0)
+"""
+
+
+def test_with_restarts_used_up_it_goes_on_with_the_next_number_that_fits(tmp_path, capfd):
+    assert supervised(FITS_TWO, str(tmp_path), processes=4, restarts=1, fewer=2) == 0
+    starts = sorted(path.name for path in tmp_path.iterdir() if path.name.split(".")[1] == "0")
+    assert starts == ["2.0.0", "3.0.0", "4.0.0", "4.0.1"]
+    said = capfd.readouterr().err
+    assert "process 1 was killed by SIGKILL; starting all again, 1 of 1" in said
+    assert "process 1 was killed by SIGKILL; going on with 3 of 4 processes" in said
+    assert "ended with exit code 2; going on with 2 of 4 processes" in said
+
+
+def test_below_the_fewest_it_ends(tmp_path, capfd):
+    assert supervised(FITS_TWO, str(tmp_path), processes=4, fewer=3) == 2
+    assert supervised(FITS_TWO, str(tmp_path), processes=4, fewer=4) == 137
+    assert "process 1 was killed by SIGKILL; not started again" in capfd.readouterr().err
+
+
+def test_the_gpus_of_the_dead_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    assert supervised(FITS_TWO, str(tmp_path), processes=4, cpu_devices=None, fewer=1) == 0
+    gpus = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert [gpus[f"4.{process}.0"] for process in range(4)] == ["0,1", "2,3", "4,5", "6,7"]
+    assert [gpus[f"3.{process}.0"] for process in range(3)] == ["0,1", "4,5", "6,7"]
+    assert len({gpus["2.0.0"], gpus["2.1.0"]} & {"0,1", "4,5", "6,7"}) == 2
 
 
 def test_a_mistake_is_never_tried_again_though_another_died_first(tmp_path):
