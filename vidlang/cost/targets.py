@@ -41,8 +41,8 @@ PLAN_ONLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=fa
 class Target:
     """A platform, and which devices of it: a number of CPUs ("" is one), a TPU topology, or "" for the GPUs here.
 
-    effort: how hard a TPU's compiler tries to make the program fast, from -1 to 1. Training compiles with 0; at -1 it
-    takes a third of the time.
+    effort: how hard a TPU's compiler tries to make the program fast, from -1 to 1. Training compiles with 0; -1 takes
+    about half the time.
     """
 
     platform: str
