@@ -93,12 +93,18 @@ class Training:
 
     def kill_all(self):
         """As when the power fails."""
+        self.stop()
+        self.end(-signal.SIGKILL)
+
+    def stop(self):
+        """Ends whatever still runs."""
+        if self.launcher.poll() is not None:
+            return
         pids = self.processes().values()
         self.launcher.kill()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        self.end(-signal.SIGKILL)
 
     def _tail(self):
         return "".join(self.log[-80:])

@@ -21,7 +21,8 @@ from vidlang.train.guard import read_batches
 from vidlang.train.recipe import read_recipe
 from vidlang.train.saved import all_steps, restore_params
 
-pytestmark = pytest.mark.slow
+# Eleven starts of four processes: four minutes of two cores, and of a crowded machine as many times as it is crowded.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 # Another number in the environment makes other choices of whom to kill, what to damage and when.
 SEED = int(os.environ.get("VIDLANG_CHAOS", 0))
 # Spikes come before the first restart, after which ten losses must be known again.
@@ -158,7 +159,10 @@ def test_a_training_survives_thirty_faults(repository, corpus, tmp_path):
     whole.start()
     whole.end(0)
     training = Training(repository, corpus, tmp_path / "chaos")
-    throw_all(training, random.Random(SEED))
+    try:
+        throw_all(training, random.Random(SEED))
+    finally:
+        training.stop()
 
     for step in WRONG:
         assert training.has_said(rf"(loss|grad_norm) is nan at step {step} of .*: left out"), step
