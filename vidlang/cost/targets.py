@@ -42,7 +42,7 @@ class Target:
     """A platform, and which devices of it: a number of CPUs ("" is one), a TPU topology, or "" for the GPUs here.
 
     effort: how hard a TPU's compiler tries to make the program fast, from -1 to 1. Training compiles with 0; -1 takes
-    about half the time.
+    half the time or less.
     """
 
     platform: str
