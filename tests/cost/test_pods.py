@@ -32,18 +32,11 @@ NOT_COMPILED = "not compiled yet"
 UNEXPECTED = "exchanges what its mesh does not imply, docs/scale.md"
 # Rows that are not as they should be. One that is mended fails until it leaves this list.
 OPEN = {
-    "caption_long:vit_l caption": NOT_COMPILED,
-    "shortvivit:vit_l short": NOT_COMPILED,
     "svitt frames_4": UNEXPECTED,
-    "eff_shortvivit:vit_l short": NOT_COMPILED,
-    "longvivit long": NOT_COMPILED,
-    "avion_ego4d:vit_l pretrain": NOT_COMPILED,
     "svitt frames_16": NOT_COMPILED,
     "svitt_ego random_3": NOT_COMPILED,
     "svitt_retrieval msrvtt": NOT_COMPILED,
     "svitt_qa msrvtt_qa": NOT_COMPILED,
-    "adavid_egovlp adaptive": NOT_COMPILED,
-    "adavid_diving48 diving48": NOT_COMPILED,
 }
 
 
