@@ -73,10 +73,11 @@ def turn_hue(x_BTHWC: jax.Array, turn_B: jax.Array) -> jax.Array:
     spread = value - jnp.minimum(jnp.minimum(red, green), blue)
     safe = jnp.where(spread > 0, spread, 1.0)
     # Sixths of a turn from red, by which of the three is largest; grey has no hue, and stays whatever is said here.
+    # Not by which equals `value`: a compiler may work out either anew, with another last bit, and then none does.
     sixths = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) / safe,
-        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+        jnp.where(green >= blue, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
     )
     sixths = sixths + 6.0 * turn_B.reshape(-1, 1, 1, 1)
 
