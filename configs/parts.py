@@ -136,7 +136,8 @@ def tiny(
         "dials": tiny_dials(stage.get("dials", {}), layers),
         "data": data,
         "clip": clip,
-        "augment": without(stage.get("augment", {}), "flip"),  # mirrored, what slides left slides right
+        # Mirrored, what slides left slides right; in the negative, what is red is another colour.
+        "augment": without(stage.get("augment", {}), "flip", "rand"),
         "tokenizer": f"{TINY_ROOT}/tokenizer.json" if stage["tokenizer"] else "",
         "optimizer": optimizer,
         "checkpoint": {"every": "50 percent", "keep": 2},

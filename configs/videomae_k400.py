@@ -10,7 +10,9 @@ layers that rebuilds the pixels of the rest, each tubelet normalised; then finet
 From VideoMAE: 16 frames, every fourth, 224 pixels; AdamW (0.9, 0.95) at 1.5e-4 for each 256 clips, decay 0.05, 40 of
 800 epochs of warm-up, multi-scale crops, mirrored half of the time (as AVION does). Fine-tuning: 75 epochs, AdamW at
 5e-4 for each 256 clips, rates falling by 0.75 a layer, stochastic depth 0.1, label smoothing 0.1, mixup 0.8 or cutmix
-1.0, tested on 5 x 3 views. Not here: RandAugment, and each clip twice a batch.
+1.0, RandAugment of four operations at strength 7, a box erased in a quarter of clips, tested on 5 x 3 views. Here the
+crop comes before RandAugment, as in AVION's code; VideoMAE's crops afterwards. Not here: each clip twice a batch, as in
+VideoMAE's paper; the script it published for this model takes each once.
 Data: data/kinetics with train.csv and val.csv and a store (vidlang/datasets/kinetics.py).
 Pods: pretrain on v5e:8x8, finetune on v5e:8x8 (docs/scale.md).
 Cost: 583 GPU-hours for 800 epochs on 4 A5000 in AVION's paper (VideoMAE's own code: 995).
@@ -103,6 +105,8 @@ def finetune_stage() -> parts.Section:
         "clip": {**before["clip"], "crop": {"name": "random_resized"}, "fields": ("label",)},
         "augment": {
             "flip": 0.5,
+            "rand": {"layers": 4, "magnitude": 7.0, "deviation": 0.5},
+            "erase": {"probability": 0.25},
             "mixup": {"probability": 0.5, "alpha": 0.8},
             "cutmix": {"probability": 0.5, "alpha": 1.0},
         },

@@ -10,12 +10,16 @@ import pytest
 from vidlang.core.sharding import batch_sharding, make_mesh, put_batch, use_mesh
 from vidlang.ops.augment import NOTHING, Augmentation, Blur, Mix, augment
 from vidlang.ops.colours import Jitter, jitter, turn_hue
+from vidlang.ops.erasing import Erase
+from vidlang.ops.rand_augment import RandAugment
 
 ALL = Augmentation(
     flip=0.5,
     jitter=Jitter(0.4, 0.4, 0.4, 0.1, 0.8),
     grey=0.3,
+    rand=RandAugment(),
     blur=Blur(0.5, (0.1, 1.0)),
+    erase=Erase(0.5),
     mixup=Mix(0.4, 0.8),
     cutmix=Mix(0.4, 1.0),
 )
@@ -216,7 +220,8 @@ def test_what_is_off_is_not_in_the_program(batch):
     nothing = program(NOTHING, batch)
     # All but the first are no strict equals of NOTHING, so each guard is passed for itself.
     off = [
-        Augmentation(0.0, Jitter(), 0.0, Blur(0.0), Mix(0.0), Mix(0.0)),
+        Augmentation(blur=Blur(0.0), mixup=Mix(0.0), cutmix=Mix(0.0), erase=Erase(0.0), rand=RandAugment(layers=0)),
+        Augmentation(rand=RandAugment(probability=0.0), erase=Erase(0.0, (0.1, 0.2))),
         Augmentation(jitter=Jitter(1.0, 1.0, 1.0, 0.5, probability=0.0), blur=Blur(0.0, (1.0, 1.0))),
         Augmentation(jitter=Jitter(probability=0.5), mixup=Mix(0.0, 0.8), cutmix=Mix(0.0, 0.8)),
     ]
@@ -232,6 +237,13 @@ MISTAKES = {
     "hue": (lambda: Jitter(hue=0.6), "augment.jitter.hue is a share of a full turn, from 0 to 0.5; found 0.6"),
     "strength": (lambda: Jitter(contrast=-0.1), "augment.jitter.contrast is a strength from 0 on; found -0.1"),
     "sigma": (lambda: Blur(0.5, (2.0, 0.1)), "augment.blur.sigma is a range of pixels above 0"),
+    "layers": (lambda: RandAugment(layers=-1), "augment.rand.layers is a number of operations, from 0 on; found -1"),
+    "magnitude": (lambda: RandAugment(magnitude=11), "augment.rand.magnitude is a strength from 0 to 10; found 11"),
+    "deviation": (lambda: RandAugment(deviation=-1.0), "augment.rand.deviation is that of the strength"),
+    "rand": (lambda: RandAugment(probability=2.0), "augment.rand.probability is a probability"),
+    "area": (lambda: Erase(area=(0.5, 0.1)), "augment.erase.area is a range of shares of a frame"),
+    "aspect": (lambda: Erase(aspect=(0.0, 1.0)), "augment.erase.aspect is a range above 0"),
+    "noise": (lambda: Erase(std=(0.2,)), "augment.erase.std is three shares of 255, from 0 on; found"),
     "alpha": (lambda: Mix(0.5, 0.0), "alpha of mixup and cutmix must be above 0; found 0.0"),
     "both": (lambda: Augmentation(mixup=Mix(0.7), cutmix=Mix(0.5)), "mixed once, .*add up to 1.2"),
 }

@@ -148,7 +148,14 @@ def test_other_data_is_refused_and_named(recipe, corpus, tmp_path, monkeypatch):
         stages.train({**config, "stages": ({**config["stages"][0], "tokenizer": str(words)},)}, tmp_path)
 
 
-AUGMENT = {"flip": 0.5, "jitter": {"brightness": 0.4, "hue": 0.1}, "grey": 0.2, "blur": {"sigma": (0.1, 1.0)}}
+AUGMENT = {
+    "flip": 0.5,
+    "rand": {"layers": 2},
+    "jitter": {"brightness": 0.4, "hue": 0.1},
+    "grey": 0.2,
+    "blur": {"sigma": (0.1, 1.0)},
+    "erase": {"probability": 0.5},
+}
 
 
 def test_clips_are_changed_in_training_only(recipe, tmp_path, still):
@@ -161,6 +168,8 @@ AUGMENT_MISTAKES = {
     "key": ({"flpi": 0.5}, r"augment has an unknown key 'flpi' \(did you mean 'flip'\?\)"),
     "section": ({"jitter": 0.4}, "augment.jitter must be a section of keys; found 0.4"),
     "inner": ({"jitter": {"brightnes": 0.4}}, r"augment.jitter has an unknown key 'brightnes' \(did you mean 'bright"),
+    "rand": ({"rand": {"layer": 4}}, r"augment.rand has an unknown key 'layer' \(did you mean 'layers'\?\)"),
+    "erase": ({"erase": {"area": (0.0, 0.3)}}, "augment.erase.area is a range of shares of a frame"),
     "kind": ({"flip": "often"}, "augment.flip must be a number; found 'often'"),
     "range": ({"flip": 2.0}, "augment.flip is a probability from 0 to 1; found 2.0"),
     "blur": ({"blur": {"sigma": (1.0, 8.0)}}, "reaches 24 pixels, and a frame is only 16 x 16"),

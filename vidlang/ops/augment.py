@@ -1,10 +1,10 @@
-"""Clips changed at random on the device: mirrored, recoloured, blurred, and mixed with each other.
+"""Clips changed at random on the device: mirrored, recoloured, turned, blurred, erased, and mixed with each other.
 
 Pixels are numbers from 0 to 255. All frames of a clip are changed alike, so that nothing flickers. What happens to a
 clip is a function of (key of the step, place of the clip in the global batch) and never depends on how many devices
 share the batch, nor on which other changes are switched on. The order is fixed:
 
-    flip -> jitter (brightness, contrast, saturation, hue) -> grey -> blur -> mixup or cutmix
+    flip -> rand -> jitter (brightness, contrast, saturation, hue) -> grey -> blur -> erase -> mixup or cutmix
 
 A change that is off is not in the compiled program.
 """
@@ -22,9 +22,11 @@ import numpy as np
 
 from vidlang.core.sharding import constrain
 from vidlang.ops.colours import Jitter, check_share, clip, grey, jitter
+from vidlang.ops.erasing import Erase, erase
+from vidlang.ops.rand_augment import RandAugment, draw, rand_augment
 
 # One stream of random numbers for each change; a new one gets a new number.
-FLIP, JITTER, GREY, BLUR, MIX = range(5)
+FLIP, JITTER, GREY, BLUR, MIX, RAND, ERASE = range(7)
 # Rows between a clip and the one mixed into it: the next row may be its partner of the same scene.
 PARTNER_DISTANCE = 2
 
@@ -70,13 +72,16 @@ class Augmentation:
 
     flip, grey: probabilities of mirroring left and right, and of losing the colour. mixup: the clip is the sum of its
     share of itself and the rest of another. cutmix: a box of the frame, with the other's share of its area (what lies
-    outside the frame is cut off), shows the other clip. A clip gets one of the two at most.
+    outside the frame is cut off), shows the other clip. A clip gets one of the two at most. The rest is described where
+    its settings are.
     """
 
     flip: float = 0.0
+    rand: RandAugment = RandAugment(layers=0)
     jitter: Jitter = Jitter()
     grey: float = 0.0
     blur: Blur = Blur(probability=0.0)
+    erase: Erase = Erase(probability=0.0)
     mixup: Mix = Mix(probability=0.0)
     cutmix: Mix = Mix(probability=0.0)
 
@@ -98,7 +103,8 @@ NOTHING = Augmentation()
 
 
 def augment(batch: Mapping[str, Any], key: jax.Array, how: Augmentation) -> dict[str, Any]:
-    """The batch with its video_BTHWC changed: uint8 as long as clips are only mirrored, else float32 in 0..255.
+    """The batch with its video_BTHWC changed: uint8 as long as no more happens than flip, rand and erase, else float32
+    in 0..255.
 
     `key` belongs to the step. Mixing adds mix_partner_B, the place in the batch of the clip that was mixed in (one's
     own where none was), and mix_share_B float32, the clip's own share of what is now to be seen.
@@ -112,6 +118,8 @@ def augment(batch: Mapping[str, Any], key: jax.Array, how: Augmentation) -> dict
     key_B = jax.vmap(jax.random.fold_in, (None, 0))(key, places_B)
     if how.flip:
         x_BTHWC = _where(_chance(key_B, FLIP, how.flip), x_BTHWC[:, :, :, ::-1], x_BTHWC)
+    if how.rand.is_on:
+        x_BTHWC = rand_augment(x_BTHWC, draw(_stream(key_B, RAND), how.rand))
     if how.jitter.is_on:
         chosen_B, *draws = _uniforms(key_B, JITTER, 5)
         x_BTHWC = _floats(x_BTHWC)
@@ -121,6 +129,8 @@ def augment(batch: Mapping[str, Any], key: jax.Array, how: Augmentation) -> dict
         x_BTHWC = _where(_chance(key_B, GREY, how.grey), grey(x_BTHWC), x_BTHWC)
     if how.blur.probability:
         x_BTHWC = _blur(key_B, _floats(x_BTHWC), how.blur)
+    if how.erase.probability:
+        x_BTHWC = erase(x_BTHWC, _stream(key_B, ERASE), how.erase)
     if not how.mixes:
         return {**batch, "video_BTHWC": x_BTHWC}
     x_BTHWC, partner_B, share_B = _mix(key_B, _floats(x_BTHWC), places_B, how)
@@ -192,17 +202,18 @@ def _span(centre_B: jax.Array, side_B: jax.Array, size: int) -> jax.Array:
 
 def _beta(key_B: jax.Array, alpha: float) -> jax.Array:
     """Another clip's share, from Beta(alpha, alpha)."""
-    keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, MIX), 1))(key_B)
-    return jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+    return jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(_stream(_stream(key_B, MIX), 1))
+
+
+def _stream(key_B: jax.Array, change: int) -> jax.Array:
+    """The keys of one change."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, change))(key_B)
 
 
 def _uniforms(key_B: jax.Array, change: int, count: int) -> list[jax.Array]:
     """`count` numbers a clip, each evenly from [0, 1), of one change's own stream."""
 
-    def draw(key: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(key, change), (count,))
-
-    drawn_BN = jax.vmap(draw)(key_B)
+    drawn_BN = jax.vmap(lambda key: jax.random.uniform(key, (count,)))(_stream(key_B, change))
     return [drawn_BN[:, number] for number in range(count)]
 
 

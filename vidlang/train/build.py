@@ -20,6 +20,8 @@ from vidlang.data.tokenizer import Tokenizer
 from vidlang.ops.augment import Augmentation, Blur, Mix
 from vidlang.ops.colours import Jitter
 from vidlang.ops.dials import Dials
+from vidlang.ops.erasing import Erase
+from vidlang.ops.rand_augment import RandAugment
 from vidlang.train.micro import Micro
 from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.recipe import Evaluation, Recipe, Runtime, Stage
@@ -114,7 +116,8 @@ def eval_spec(stage: Stage, evaluation: Evaluation) -> ClipSpec:
 def augmentation(stage: Stage) -> Augmentation:
     """How the clips of a step are changed at random."""
     options = dict(stage.augment)
-    for name, kind in {"jitter": Jitter, "blur": Blur, "mixup": Mix, "cutmix": Mix}.items():
+    kinds = {"rand": RandAugment, "jitter": Jitter, "blur": Blur, "erase": Erase, "mixup": Mix, "cutmix": Mix}
+    for name, kind in kinds.items():
         if name in options:
             options[name] = call(kind, options[name], what=f"augment.{name}")
     return call(Augmentation, options, what="augment")
