@@ -35,7 +35,7 @@ from vidlang.core.sharding import make_mesh, put_batch, use_mesh
 from vidlang.data.pipeline import Batches
 from vidlang.train import build, sources, stages
 from vidlang.train.goodput import FILE
-from vidlang.train.loop import build_optimizer
+from vidlang.train.prepared import build_optimizer
 from vidlang.train.recipe import read_recipe
 from vidlang.train.step import compile_step, create_state, device_fields
 

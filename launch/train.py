@@ -19,10 +19,10 @@ from ml_collections import config_flags
 
 from launch import cli
 from vidlang.core import cluster, xla
-from vidlang.cost import fit
+from vidlang.cost import collectives, fit
 from vidlang.cost.mfu import ideal_seconds
 from vidlang.train.evaluate import table
-from vidlang.train.loop import Extras
+from vidlang.train.prepared import Extras
 from vidlang.train.profiling import read_steps
 from vidlang.train.recipe import read_recipe
 from vidlang.train.replay import replay
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     if REPLAY.value:
         print("\n".join(replay(read_recipe(CONFIG.value), WORKDIR.value, REPLAY.value)))
         return
-    extras = Extras(read_steps(PROFILE.value) if PROFILE.value else None, ideal_seconds)
+    extras = Extras(read_steps(PROFILE.value) if PROFILE.value else None, ideal_seconds, collectives.in_words)
     xla.set_flags()
     cluster.join()
     told = fit.settle(CONFIG.value, jax.devices())

@@ -13,7 +13,7 @@ import configs
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import make_mesh
 from vidlang.core.tree import flatten_paths
-from vidlang.train import loop, stages
+from vidlang.train import prepared, stages
 from vidlang.train.saved import find_checkpoint, restore_params
 from vidlang.train.signals import Interrupted
 
@@ -49,7 +49,7 @@ def train_with_a_stop_in_each_stage(config, workdir, monkeypatch):
     """The metrics of a training that SIGTERM ended once in each stage, and that the same call continued."""
     stopped = set()
 
-    class Stopping(loop.Meter):
+    class Stopping(prepared.Meter):
         def __init__(self, writer, stage, *others):
             self.label = stage.name
             super().__init__(writer, stage, *others)
@@ -61,7 +61,7 @@ def train_with_a_stop_in_each_stage(config, workdir, monkeypatch):
             return super().started(step, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Meter", Stopping)
+        patch.setattr(prepared, "Meter", Stopping)
         for _ in config.stages:
             with pytest.raises(Interrupted):
                 stages.train(config, workdir)

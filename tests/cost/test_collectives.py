@@ -1,13 +1,16 @@
 """Exchanges read from a compiled program: a written one with every notation, and real ones whose counts are known."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
 from vidlang.core.sharding import make_mesh
-from vidlang.cost.collectives import Collective, by_kind, read, sent
+from vidlang.cost.collectives import Collective, by_kind, in_words, read, sent
 
+ALONE = "ENTRY %main (x: f32[8]) -> f32[8] {\n  ROOT %x = f32[8]{0} parameter(0)\n}\n"
 PROGRAM = """HloModule step
 %add (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)
@@ -122,3 +125,11 @@ def test_what_is_no_program_and_what_cannot_be_counted_is_refused():
     unknown = PROGRAM.replace("%next = s32[] add(%copied, %two)", "%next = s32[] multiply(%copied, %two)")
     with pytest.raises(ValueError, match="does not say how often"):
         read(unknown)
+
+
+def test_a_program_in_words_has_the_sum_and_each_kind():
+    words = in_words(types.SimpleNamespace(as_text=lambda: PROGRAM))
+    found = read(PROGRAM)
+    assert words.startswith(f"each device sends {sum(one.sent for one in found) / 1e6:,.1f} MB in a step: ")
+    assert all(one.kind in words for one in found)
+    assert in_words(types.SimpleNamespace(as_text=lambda: ALONE)) == "each device sends 0.0 MB in a step"

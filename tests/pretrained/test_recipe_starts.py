@@ -17,8 +17,8 @@ from vidlang.pretrained import avion, bert, clip, egovlp, svitt, videomae
 from vidlang.train import build, sources
 from vidlang.train.check import check_recipe
 from vidlang.train.initial import awaited, take_params
-from vidlang.train.loop import build_optimizer
 from vidlang.train.origins import origins
+from vidlang.train.prepared import build_optimizer
 from vidlang.train.recipe import read_recipe
 from vidlang.train.step import abstract_params, create_state
 

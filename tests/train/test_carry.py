@@ -14,7 +14,7 @@ from vidlang.core.tree import flatten_paths, merge
 from vidlang.models.video import Model
 from vidlang.ops.positions import resize_space
 from vidlang.ops.relative import resize_table
-from vidlang.train import check, initial, loop, stages
+from vidlang.train import check, initial, prepared, stages
 from vidlang.train.carry import carry, carry_arrays, describe, tower
 from vidlang.train.origins import Run
 from vidlang.train.recipe import read_recipe
@@ -211,8 +211,8 @@ def test_a_run_of_two_stages_goes_on_from_the_repeated_table(recipe, dual_encode
         seen.append((np.asarray(state.params["video_encoder"]["temporal"]), report))  # before the step consumes it
         return state, report
 
-    take_params = loop.take_params
-    monkeypatch.setattr(loop, "take_params", take)
+    take_params = prepared.take_params
+    monkeypatch.setattr(prepared, "take_params", take)
     monkeypatch.setattr(initial, "restore_params", remember(initial.restore_params, restored))
     stages.train(config, tmp_path)
     (table, report), trained = seen[0], np.asarray(restored[0]["video_encoder"]["temporal"])

@@ -11,8 +11,8 @@ from vidlang.core.tree import flatten_paths
 from vidlang.ops.dials import Dials
 from vidlang.train import build
 from vidlang.train.checkpoint import Checkpoints, opened
-from vidlang.train.loop import build_optimizer
 from vidlang.train.predict import Predict
+from vidlang.train.prepared import build_optimizer
 from vidlang.train.recipe import CheckpointPlan, Evaluation, read_recipe
 from vidlang.train.saved import make_note
 from vidlang.train.step import compile_step, create_state, state_shardings

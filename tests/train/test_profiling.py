@@ -7,13 +7,15 @@ import shutil
 import pytest
 
 from vidlang.train import stages
-from vidlang.train.loop import Extras
+from vidlang.train.prepared import Extras
 from vidlang.train.profiling import Steps, read_steps
 
 
-def test_a_trace_has_these_steps_and_no_others(recipe, tmp_path):
+def test_a_trace_has_these_steps_and_no_others(recipe, tmp_path, capsys):
     config = recipe(duration="6 steps", evals=(), checkpoint={"every": "6 steps"})
-    stages.train(config, tmp_path, extras=Extras(profile=read_steps("2:5")))
+    extras = Extras(profile=read_steps("2:5"), exchanges=lambda compiled: f"sends {len(compiled.as_text()) > 0}")
+    stages.train(config, tmp_path, extras=extras)
+    assert capsys.readouterr().out.count("sends True\n") == 1
     (trace,) = (tmp_path / "0_short/profile").rglob("*.trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     steps = [int(event["args"]["step_num"]) for event in events if event.get("name") == "train"]
@@ -28,9 +30,9 @@ def test_what_is_no_range(text):
 
 
 def test_steps_that_the_stage_does_not_take(recipe, tmp_path, monkeypatch):
-    from vidlang.train import loop
+    from vidlang.train import prepared
 
-    monkeypatch.setattr(loop, "compile_step", None)  # it does not come so far
+    monkeypatch.setattr(prepared, "compile_step", None)  # it does not come so far
     with pytest.raises(
         ValueError, match="--profile=3:9 names steps that stage 0_short will not take: it goes to step 4"
     ):

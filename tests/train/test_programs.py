@@ -9,8 +9,8 @@ import pytest
 
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import make_mesh, use_mesh
-from vidlang.train import build, loop, stages
-from vidlang.train.loop import build_optimizer
+from vidlang.train import build, prepared, stages
+from vidlang.train.prepared import build_optimizer
 from vidlang.train.recipe import read_recipe
 from vidlang.train.step import compile_step, state_shardings
 
@@ -124,12 +124,12 @@ def test_two_hundred_steps_of_changing_widths_and_graphs_compile_nothing(recipe,
     def count(event, duration, **_):
         compiled.extend([event] * event.endswith("backend_compile_duration"))
 
-    class Counting(loop.Feed):
+    class Counting(prepared.Feed):
         def take(self):
             at_step.append(len(compiled))
             return super().take()
 
-    monkeypatch.setattr(loop, "Feed", Counting)
+    monkeypatch.setattr(prepared, "Feed", Counting)
     small = {"layers": 2, "width": 16, "heads": 4, "mlp": 32, "dtype": "float32"}
     text = {"vocab": 128, "max_length": 8, "transformer": {**small, "layers": 1}, "pool": "mean"}
     model = {**MODEL, "video": {"transformer": small, "tubelet": (1, 4, 4)}, "text": text}

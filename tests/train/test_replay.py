@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from vidlang.train import loop, stages
+from vidlang.train import prepared, stages
 from vidlang.train.recipe import read_recipe
 from vidlang.train.replay import replay
 
 
 def test_it_is_the_batch_that_the_step_saw(recipe, tmp_path, monkeypatch):
-    seen, put = [], loop.Feed.take
+    seen, put = [], prepared.Feed.take
 
     def take(self):
         seen.append(batch := put(self))
         return batch
 
-    monkeypatch.setattr(loop.Feed, "take", take)
+    monkeypatch.setattr(prepared.Feed, "take", take)
     config = recipe(evals=())
     stages.train(config, tmp_path)
     first, *clips = replay(read_recipe(config), tmp_path, "2")

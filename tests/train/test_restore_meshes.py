@@ -11,7 +11,7 @@ from vidlang.core.sharding import make_mesh, put_batch, use_mesh
 from vidlang.core.tree import flatten_paths
 from vidlang.train import build
 from vidlang.train.checkpoint import Checkpoints, opened
-from vidlang.train.loop import build_optimizer
+from vidlang.train.prepared import build_optimizer
 from vidlang.train.recipe import CheckpointPlan
 from vidlang.train.saved import make_note
 from vidlang.train.step import compile_step, create_state, make_train_step, state_shardings

@@ -10,7 +10,7 @@ import pytest
 from vidlang.core.sharding import put_batch, use_mesh
 from vidlang.core.tree import flatten_paths
 from vidlang.train import build
-from vidlang.train.loop import build_optimizer
+from vidlang.train.prepared import build_optimizer
 from vidlang.train.step import compile_step, create_state, device_fields, make_train_step, pick_inputs, state_shardings
 
 

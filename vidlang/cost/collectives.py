@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "c64": 64, "c128": 128}
@@ -105,6 +106,18 @@ def by_kind(found: Sequence[Collective]) -> list[Total]:
         for key, ones in groups.items()
     ]
     return sorted(totals, key=lambda total: -total.sent)
+
+
+def in_words(program: Any) -> str:
+    """What a device sends in a step of this compiled program, by kind, those that send most first."""
+    totals = by_kind(read(str(program.as_text())))
+    whole = sum(total.sent for total in totals)
+    kinds = ", ".join(f"{_among(total)} {total.sent / 1e6:,.1f}" for total in totals)
+    return f"each device sends {whole / 1e6:,.1f} MB in a step{f': {kinds}' if kinds else ''}"
+
+
+def _among(total: Total) -> str:
+    return f"{total.kind} over {total.groups_of}" if total.groups_of else total.kind
 
 
 @dataclass(frozen=True)

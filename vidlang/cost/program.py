@@ -19,8 +19,8 @@ from vidlang.data.fields import expected_field
 from vidlang.ops.dials import streams
 from vidlang.train import build, sources
 from vidlang.train.check import MANY
-from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import Optimizer
+from vidlang.train.prepared import build_optimizer
 from vidlang.train.recipe import Recipe
 from vidlang.train.step import (
     Fields,

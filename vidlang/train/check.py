@@ -25,9 +25,9 @@ from vidlang.data.pipeline import ClipSpec
 from vidlang.ops.dials import OFF, Dials, streams
 from vidlang.train import build, carry, curriculum, sources
 from vidlang.train.initial import combine, tower_of, tower_of_weights
-from vidlang.train.loop import build_optimizer
 from vidlang.train.optimizer import check_patterns
 from vidlang.train.origins import Run, Weights, origins
+from vidlang.train.prepared import build_optimizer
 from vidlang.train.recipe import Recipe, Runtime, Stage
 from vidlang.train.saved import find_checkpoint, params_shapes
 from vidlang.train.step import Fields, pick_inputs, state_shardings, with_video

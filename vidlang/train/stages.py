@@ -34,8 +34,9 @@ from vidlang.core import cluster, versions, xla
 from vidlang.core.config import to_dict
 from vidlang.train.check import check_recipe
 from vidlang.train.extract import make
-from vidlang.train.loop import Extras, train_stage
+from vidlang.train.loop import train_stage
 from vidlang.train.origins import only_run, origins
+from vidlang.train.prepared import Extras
 from vidlang.train.recipe import Recipe, read_recipe
 from vidlang.train.run_files import CONFIG, METRICS, is_finished, read_metrics, write_json
 from vidlang.train.saved import all_steps, check_same_result, stage_folders
