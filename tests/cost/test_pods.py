@@ -36,7 +36,6 @@ OPEN = {
     "svitt frames_16": NOT_COMPILED,
     "svitt_ego random_3": NOT_COMPILED,
     "svitt_retrieval msrvtt": NOT_COMPILED,
-    "svitt_qa msrvtt_qa": NOT_COMPILED,
 }
 
 
