@@ -13,7 +13,7 @@ import configs
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import make_mesh
 from vidlang.core.tree import flatten_paths
-from vidlang.train import prepared, stages
+from vidlang.train import build, prepared, stages
 from vidlang.train.saved import find_checkpoint, restore_params
 from vidlang.train.signals import Interrupted
 
@@ -60,8 +60,24 @@ def train_with_a_stop_in_each_stage(config, workdir, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().started(step, *others)
 
+    compiled, making, compiling = {}, build.train_step, prepared.compile_step
+
+    def make(recipe, index, *others):
+        step = making(recipe, index, *others)
+        step.stage = index
+        return step
+
+    def compile_once(step, state, fields, mesh):
+        """Of one stage and one shape of batch it would be the same program again."""
+        key = (step.stage, tuple(sorted((name, field.shape) for name, field in fields.items())))
+        if key not in compiled:
+            compiled[key] = compiling(step, state, fields, mesh)
+        return compiled[key]
+
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "Meter", Stopping)
+        patch.setattr(build, "train_step", make)
+        patch.setattr(prepared, "compile_step", compile_once)
         for _ in config.stages:
             with pytest.raises(Interrupted):
                 stages.train(config, workdir)
