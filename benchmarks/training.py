@@ -31,7 +31,7 @@ from benchmarks._common import machine
 from configs import avion_ego4d
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import batch_ways, make_mesh, put_batch, use_mesh
-from vidlang.cost.program import Program, build_program, step_flops
+from vidlang.cost.program import Program, build_program, memory_of, step_flops, step_memory
 from vidlang.train import stages
 from vidlang.train.recipe import read_recipe
 from vidlang.train.step import compile_step, create_state
@@ -86,8 +86,7 @@ class Step:
             self._state = create_state(self.program.model, self.program.optimizer, fields, mesh, 0)
             self._step = compile_step(self.program.step, self._state, fields, mesh)
             self._batch = put_batch(_any_batch(fields), mesh)
-        plan = self._step.memory_analysis()
-        self.memory = plan.argument_size_in_bytes + plan.temp_size_in_bytes
+        self.memory = memory_of(self._step, mesh).total
 
     def run(self, steps: int) -> float:
         """Seconds of a step, one after another."""
@@ -112,8 +111,9 @@ def largest(remat: str) -> int:
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:
         raise ValueError("devices here do not tell how much memory they have; give --batch, as in --batch=8")
-    ways = batch_ways(make_mesh({"data": -1}))
-    few, more = (Step(remat, clips * ways).memory for clips in (MULTIPLE, 2 * MULTIPLE))
+    mesh = make_mesh({"data": -1})
+    ways = batch_ways(mesh)
+    few, more = (step_memory(program_of(remat, clips * ways), mesh).total for clips in (MULTIPLE, 2 * MULTIPLE))
     clips = MULTIPLE + int((FILLED * limit - few) / ((more - few) / MULTIPLE))
     return clips // MULTIPLE * MULTIPLE * ways
 

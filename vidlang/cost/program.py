@@ -129,7 +129,11 @@ def step_memory(program: Program, mesh: Mesh) -> StepMemory:
     # Outside of the mesh: its devices may be a topology's, on which nothing can be run, not even the making of a key.
     state, _ = state_shardings(program.model, program.optimizer, program.fields, mesh)
     with use_mesh(mesh):
-        compiled = compile_step(program.step, state, program.fields, mesh)
+        return memory_of(compile_step(program.step, state, program.fields, mesh), mesh)
+
+
+def memory_of(compiled: Any, mesh: Mesh) -> StepMemory:
+    """Memory of a compiled step on each device of its mesh."""
     found = compiled.memory_analysis()
     return StepMemory(
         found.argument_size_in_bytes,
