@@ -1,5 +1,7 @@
 """One flipped bit makes another digest, how arrays lie on devices does not; and a checkpoint with one is not used."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from vidlang.core.sharding import make_mesh, tree_shardings
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.digest import digest
 from vidlang.train.recipe import CheckpointPlan
-from vidlang.train.saved import all_steps, make_note
+from vidlang.train.saved import all_steps, make_note, restore_params
 from vidlang.train.step import TrainState
 
 DTYPES = ["float32", "bfloat16", "int32", "int8", "bool"]
@@ -62,24 +64,49 @@ def test_the_layout_does_not_count(sizes):
     assert digest(jax.device_put(host, shardings)) == digest(host)
 
 
-def test_changed_numbers_are_set_aside_and_the_ones_before_are_used(tmp_path, caplog):
-    """As they would be after silent damage: the files are whole, and hold something else."""
-    note = make_note({"seed": 0, "stages": ({"name": "a"},)}, 0, {"x": jax.ShapeDtypeStruct((4, 8), np.int32)}, {})
-    plan = CheckpointPlan(keep=3)
+PLAN = CheckpointPlan(keep=3)
+CONFIG = {"seed": 0, "stages": ({"name": "a"},)}
+NOTE = make_note(CONFIG, 0, {"x": jax.ShapeDtypeStruct((4, 8), np.int32)}, {})
 
-    def state_of(step, change=0.0):
-        return TrainState(jnp.int32(step), {"a": jnp.arange(8.0).at[3].add(change)}, {"m": jnp.ones(2)})
 
-    with opened(Checkpoints(tmp_path, plan, note)) as checkpoints:
+def state_of(step, change=0.0):
+    return TrainState(jnp.int32(step), {"a": jnp.arange(8.0).at[3].add(change)}, {"m": jnp.ones(2)})
+
+
+def saved_and_damaged(folder):
+    """Two checkpoints, the newer as it would be after silent damage: its files are whole, and hold something else."""
+    with opened(Checkpoints(folder, PLAN, NOTE)) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state_of(step))
-    with opened(Checkpoints(tmp_path / "other", plan, note)) as checkpoints:
+    with opened(Checkpoints(folder / "other", PLAN, NOTE)) as checkpoints:
         checkpoints.save(2, state_of(2, change=1e-6))
-    damaged = tmp_path / "checkpoints/2/params"
-    damaged.rename(tmp_path / "was")
-    (tmp_path / "other/checkpoints/2/params").rename(damaged)
-    with opened(Checkpoints(tmp_path, plan, note)) as checkpoints:
+    damaged = folder / "checkpoints/2/params"
+    damaged.rename(folder / "was")
+    (folder / "other/checkpoints/2/params").rename(damaged)
+
+
+def test_changed_numbers_are_set_aside_and_the_ones_before_are_used(tmp_path, caplog):
+    saved_and_damaged(tmp_path)
+    with opened(Checkpoints(tmp_path, PLAN, NOTE)) as checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_of(0))
         assert int(checkpoints.restore(abstract).step) == 1
     assert "checkpoints/2 cannot be read (step 2: its numbers are not those that were saved" in caplog.text
     assert all_steps(tmp_path) == [1] and (tmp_path / "unreadable_checkpoints/2").is_dir()
+
+
+def test_changed_parameters_alone_are_refused(tmp_path):
+    """For an evaluation, a start from another run, a model that is loaded: they asked for this one and no other."""
+    saved_and_damaged(tmp_path)
+    mesh = make_mesh({"data": -1})
+    np.testing.assert_array_equal(restore_params(tmp_path, 1, mesh)["a"], np.arange(8.0))
+    with pytest.raises(ValueError, match="checkpoints/2 are not those that were saved: the files have changed"):
+        restore_params(tmp_path, 2, mesh)
+
+
+def test_parameters_of_before_there_were_digests_are_read(tmp_path):
+    saved_and_damaged(tmp_path)
+    path = tmp_path / "checkpoints/2/note/metadata"
+    note = json.loads(path.read_text())
+    del note["params_digest"]
+    path.write_text(json.dumps(note))
+    assert restore_params(tmp_path, 2, make_mesh({"data": -1}))["a"][3] == np.float32(3 + 1e-6)

@@ -30,10 +30,10 @@ from orbax.checkpoint import checkpoint_managers as ocp_managers
 from vidlang.core import cluster
 from vidlang.train.digest import digest
 from vidlang.train.recipe import CheckpointPlan
-from vidlang.train.saved import FOLDER, METRICS, NOTE, all_steps, none_readable, read_note
+from vidlang.train.saved import FOLDER, METRICS, NOTE, PARAMS_DIGEST, all_steps, none_readable, read_note
 from vidlang.train.step import TrainState
 
-# Key of the note, beside those of `make_note`.
+# Key of the note, beside those of `make_note`, and PARAMS_DIGEST.
 DIGEST = "digest"
 # How long between two looks whether a save is done, and whether another process has left.
 LOOK_SECONDS, OTHERS_SECONDS = 0.005, 1.0
@@ -72,7 +72,7 @@ class Checkpoints:
         items = {
             "params": ocp.args.StandardSave(state.params),
             "rest": ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            NOTE: ocp.args.JsonSave({**self._note, DIGEST: digest(state)}),
+            NOTE: ocp.args.JsonSave({**self._note, DIGEST: digest(state), PARAMS_DIGEST: digest(state.params)}),
         }
         self._scores.pop(step, None)
         if score is not None:

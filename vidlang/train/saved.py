@@ -20,11 +20,14 @@ from absl import logging
 from vidlang.core.config import differing_keys, fingerprint
 from vidlang.core.sharding import Mesh, replicated
 from vidlang.core.tree import flatten_paths, path_name
+from vidlang.train.digest import digest
 from vidlang.train.recipe import result_config
 
 FOLDER = "checkpoints"
 # Items of a checkpoint, folders in its own; the JSON ones are a file "metadata" in there.
 NOTE, METRICS = "note", "metrics_of_best"
+# Key of the note, beside those of `make_note`, for those who read nothing but the parameters.
+PARAMS_DIGEST = "params_digest"
 
 
 def make_note(
@@ -146,10 +149,18 @@ def restore_params(stage_folder: Path, step: int, mesh: Mesh, like: Any = None) 
     abstract = jax.tree_util.tree_map_with_path(describe, params_shapes(stage_folder, step))
     try:
         # Not a CheckpointManager, which warns of every item that it is not asked for.
-        return ocp.StandardCheckpointHandler().restore(folder / "params", args=ocp.args.StandardRestore(abstract))
+        params = ocp.StandardCheckpointHandler().restore(folder / "params", args=ocp.args.StandardRestore(abstract))
     except Exception as error:
         # As in Checkpoints.restore: a damaged file can raise anything.
         raise ValueError(f"the parameters in {folder} cannot be read: {error}") from error
+    saved = read_note(stage_folder, step).get(PARAMS_DIGEST)
+    # None in checkpoints of before.
+    if saved is not None and saved != digest(params):
+        raise ValueError(
+            f"the parameters in {folder} are not those that were saved: the files have changed since. Take another "
+            "checkpoint of the run, or bring this one back from a backup"
+        )
+    return params
 
 
 def params_shapes(stage_folder: Path, step: int) -> Any:
