@@ -230,3 +230,27 @@ def test_a_device_has_no_wide_numbers():
             device_fields({"id_B": np.array([0, value])})
     assert device_fields({"x_B": np.zeros(2), "broken_kind_B": np.zeros(2)}).keys() == {"x_B"}
     assert jax.numpy.asarray(np.zeros(2)).dtype == device_fields({"x_B": np.zeros(2)})["x_B"].dtype
+
+
+def classifier(corpus, classes):
+    transformer = {"layers": 1, "width": 16, "heads": 4, "mlp": 32, "dtype": "float32"}
+    video = {"transformer": transformer, "tubelet": (2, 8, 8)}
+    return {
+        "model": {"name": "classifier", "video": video, "heads": {"label": classes}},
+        "objective": {"name": "classification"},
+        "clip": clip(text_length=0, fields=("label",)),
+        "tokenizer": "",
+        "data": {**corpus, "split": "train", "annotations": "classes"},
+        "dials": {},
+        "evals": (),
+    }
+
+
+def test_a_label_that_no_class_has_ends_a_training_before_its_first_step(recipe, corpus, tmp_path):
+    """On a device it would be no number, and the guard would speak of a bad learning rate."""
+    changes = classifier(corpus, 2)
+    highest = int(sources.tables(read_recipe(recipe(**changes)).stages[0])[0].column("label").max())
+    message = f"data of stage 'short': 'label' is .* in clip .* has 2 classes, counted from 0. Give it {highest + 1}, "
+    with pytest.raises(ValueError, match=message):
+        stages.train(recipe(**changes), tmp_path / "few")
+    stages.train(recipe(**classifier(corpus, highest + 1), duration="1 step"), tmp_path / "enough")

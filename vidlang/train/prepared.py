@@ -108,6 +108,7 @@ def prepare(
     stack.callback(ledger.close)
     data = _read_data(stage, folder, stop)
     model = build.model(stage)
+    sources.check_classes(stage, data.clips, getattr(model, "heads", {}))
     optimizer = build_optimizer(model, data.fields, stage, data.total)
 
     ledger.turn_to("restore")

@@ -192,6 +192,24 @@ def batch_fields(stage: Stage, clips: Sequence[ClipTable] | None) -> dict[Shape,
     return found
 
 
+def check_classes(stage: Stage, clips: Sequence[ClipTable], heads: Mapping[str, int]) -> None:
+    """ValueError where a clip's label is none of the classes that the model's head for that column has.
+
+    On a device it would be no number, and the loss with it. A label below 0 is an unknown one and no mistake.
+    """
+    for (what, part), table in zip(named_parts(stage), clips, strict=True):
+        for column in heads.keys() & set(build.clip_spec(part.clip).fields):
+            label_N = np.asarray(table.column(column))
+            outside = np.flatnonzero(label_N >= heads[column])
+            if outside.size:
+                raise ValueError(
+                    f"{what} of stage {stage.name!r}: {column!r} is {label_N[outside[0]]} in clip {outside[0]}"
+                    f"{f' and too large in {outside.size - 1} more' if outside.size > 1 else ''}, and the model's head "
+                    f"{column!r} has {heads[column]} classes, counted from 0. Give it {label_N.max() + 1}, or a table "
+                    "with the labels that the head is for"
+                )
+
+
 def counter(stream: Batches, clips: Sequence[ClipTable], max_share: float) -> Callable[[Batch], dict[str, float]]:
     """Looks at each host batch and returns what a training writes down: broken clips by kind, workers begun anew."""
     broken = BrokenClips(clips, max_share)
