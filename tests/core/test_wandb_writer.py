@@ -81,6 +81,31 @@ def test_a_continued_stage_keeps_its_id_and_others_have_their_own(runs, tmp_path
         writer(tmp_path / "a")
 
 
+def test_what_was_sent_is_not_sent_again(runs, tmp_path):
+    """A killed run goes back to its checkpoint, perhaps twice; what an evaluation still owes a step is sent."""
+    steps = []
+    for first, last in ((0, 7), (4, 5), (3, 9)):
+        written = writer(tmp_path / "a", first_step=first)
+        for step in range(first, last):
+            written.write(step, {"loss": step / 2})
+            steps.append(step)
+        if last == 9:
+            written.write(6, {"val/t2v_r1": 0.5})
+        written.close()
+    sent = [record for run in runs for record in run.logged]
+    assert [record["step"] for record in sent if "loss" in record] == list(range(9)) and len(steps) == 14
+    assert [record for record in sent if "loss" not in record] == [{"step": 6, "val/t2v_r1": 0.5}]
+    assert [record["step"] for record in metrics.read_history(tmp_path / "a/metrics.jsonl")] == [*range(9), 6]
+
+
+def test_another_project_gets_what_the_first_one_did(runs, tmp_path):
+    for project in ("films", "other"):
+        written = writer(tmp_path / "a", project, first_step=1)
+        written.write(1, {"loss": 0.5})
+        written.close()
+    assert [run.logged for run in runs] == [[{"step": 1, "loss": 0.5}]] * 2
+
+
 def test_without_it_a_project_is_an_error_and_none_is_not(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

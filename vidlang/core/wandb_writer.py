@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vidlang.core.metrics import Writer
+from vidlang.core.metrics import Writer, read_history
 
 # Says, in the folder of a stage, under which id it is known there: a continued one goes on with its curves.
 FILE = "wandb.json"
+# Says up to which step each scalar was sent there, of a stage that was begun again.
+SENT = "wandb_sent.json"
 STEP = "step"
 
 
@@ -39,13 +41,17 @@ class WandbWriter(Writer):
         """config: that of the training, shown beside the curves. options: those of `Writer`."""
         require(project)
         self._run = _start(Path(folder).absolute(), project, config, label)
+        # Before the files lose what a resumed run writes again.
+        self._sent = _sent(Path(folder), project)
         super().__init__(folder, label=label, **options)
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Appends one record, here and there."""
+        """Appends one record, here and there; there only once, for what is sent cannot be taken back."""
         super().write(step, scalars)
+        new = {name: float(value) for name, value in scalars.items() if step > self._sent.get(name, -1)}
         # The step is a value like others: wandb's own only ever rises, and a resumed run goes back to its checkpoint.
-        self._run.log({STEP: step, **{name: float(value) for name, value in scalars.items()}})
+        if new:
+            self._run.log({STEP: step, **new})
 
     def close(self) -> None:
         """Closes the files, and waits until all is sent."""
@@ -73,15 +79,34 @@ def _start(folder: Path, project: str, config: Mapping[str, Any], label: str) ->
 
 def _identity(path: Path, project: str) -> str:
     """The id of this stage in the project; another project begins anew."""
-    known: dict[str, str] = {}
-    if path.is_file():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not the JSON that a training writes: {error}; remove it") from error
+    known: dict[str, str] = _read(path)
     if project not in known:
         known[project] = secrets.token_hex(8)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps(known) + "\n", encoding="utf-8")
-        partial.replace(path)
+        _write(path, known)
     return known[project]
+
+
+def _sent(folder: Path, project: str) -> dict[str, int]:
+    """The last step at which each scalar was sent, by all starts of the stage; none if they sent elsewhere."""
+    known, sent = _read(folder / SENT), {}
+    if known.get("project") == project:
+        sent = dict(known["sent"])
+        for record in read_history(folder / "metrics.jsonl"):
+            for name in record.keys() - {STEP}:
+                sent[name] = max(int(record[STEP]), sent.get(name, -1))
+    _write(folder / SENT, {"project": project, "sent": sent})
+    return sent
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
+    except ValueError as error:
+        raise ValueError(f"{path} is not the JSON that a training writes: {error}; remove it") from error
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(values) + "\n", encoding="utf-8")
+    partial.replace(path)
