@@ -57,8 +57,12 @@ def test_a_run_of_which_one_stage_is_done_has_a_page(launch, config, tmp_path):
     assert re.findall(r"<td>(\d+ to \d+)</td>", html) == ["6 to 3", "12 to 6"]
     assert "after layer 0, which keeps 0.5: 4 of 8 tokens" in html
     assert "What pruning leaves cannot be shown: the stage has no checkpoint yet" in html
-    shares = [float(share) for share in re.findall(r"<td>([\d.]+)\u00a0%<svg", html)]
-    assert len(shares) == 4 and all(0 < share < 100 for share in shares)
+    costs, times = (
+        [float(share) for share in re.findall(r"<td>([\d.]+)\u00a0%<svg", part)]
+        for part in html.split("Where the time went")
+    )
+    assert len(costs) == 4 and all(0 < share < 100 for share in costs)
+    assert sum(times) == pytest.approx(100, abs=1)
     shown = f"{metrics['val/t2v_r1'] * 100:.1f}\u00a0%"
     assert f'<th scope="row">Text to video, recall at 1</th><td>{shown}</td>' in html
     assert html.count("data:image/png;base64,") == 1 and html.count("data:image/svg+xml;base64,") == 1

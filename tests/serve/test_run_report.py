@@ -1,5 +1,6 @@
 """The page about a run says what its files say, what its stages cost, and what it cannot show."""
 
+import collections
 import re
 from html.parser import HTMLParser
 
@@ -10,9 +11,10 @@ from configs import svitt
 from vidlang.ops.dials import Dials
 from vidlang.serve.dial_figures import Pruned
 from vidlang.serve.run_report import render_run, results_of, state_of
-from vidlang.serve.run_sections import StageReport, stage_html, sweep_html
+from vidlang.serve.run_sections import StageReport, stage_html, sweep_html, time_html
 from vidlang.serve.stage_costs import StageCost, describe, stage_cost
 from vidlang.serve.sweep import Point, read_points, to_json
+from vidlang.train.goodput import Goodput
 from vidlang.train.recipe import read_recipe
 
 TRANSFORMER = {"layers": 2, "width": 32, "heads": 4, "mlp": 64, "dtype": "float32"}
@@ -148,6 +150,22 @@ def test_a_page_shows_costs_curves_results_and_pictures_and_loads_nothing():
         "Text to video (val)",
     ]
     assert "1 of 2 stages begun: 0_short, 1_long." in page.text and "16 of 32 tokens" in page.text
+
+
+def test_where_the_time_went_is_a_table_of_all_of_it():
+    assert time_html(Goodput()) == ""
+    seconds = {"compile": 30.0, "down": 45.0, "training": 120.0, "save": 0.05, "<start>": 4.95}
+    goodput = Goodput(200.0, collections.defaultdict(float, seconds), restarts=2, repeated=7)
+    html = time_html(goodput)
+    assert list(cells(html).items())[1:] == [
+        ("training", ["2m00s", "60.0 %"]),
+        ("down", ["45s", "22.5 %"]),
+        ("compile", ["30s", "15.0 %"]),
+        ("&lt;start&gt;", ["4s", "2.5 %"]),
+    ]
+    assert 'class="part" width="22.5"' in html and "<start>" not in html
+    assert "Of 3m20s since the first start; 2 restarts, 7 steps done again." in html
+    assert time_html(goodput) in render_run("A run", [StageReport("0_short", "", COST)], (), goodput)
 
 
 def test_what_a_stage_lacks_is_said():

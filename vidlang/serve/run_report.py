@@ -1,9 +1,9 @@
 """One self-contained page about a run of any number of stages, finished or not.
 
-What its clips cost stage by stage, the curves and evaluations of each stage, what the stage's pruning leaves of a
-held-out clip, and a sweep of widths where one was made. Everything comes from the run's folder; only the held-out clips
-are read from where the config says that they lie. Nothing is trained or evaluated, and a training that goes on in the
-folder is not disturbed.
+What its clips cost stage by stage, where its time went, the curves and evaluations of each stage, what the stage's
+pruning leaves of a held-out clip, and a sweep of widths where one was made. Everything comes from the run's folder;
+only the held-out clips are read from where the config says that they lie. Nothing is trained or evaluated, and a
+training that goes on in the folder is not disturbed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from vidlang.core.metrics import read_history
 from vidlang.serve.dial_figures import Pruned, pruned_clip, prunes
 from vidlang.serve.report import page_html, write_page
 from vidlang.serve.report_tables import arrange
-from vidlang.serve.run_sections import StageReport, costs_html, stage_html, sweep_html
+from vidlang.serve.run_sections import StageReport, costs_html, stage_html, sweep_html, time_html
 from vidlang.serve.stage_costs import stage_cost
 from vidlang.serve.sweep import Point, read_points
 from vidlang.train import build
 from vidlang.train.evaluate import EVALS
+from vidlang.train.goodput import Goodput, read_goodput
 from vidlang.train.recipe import Recipe, Stage, read_recipe
 from vidlang.train.run_files import is_finished, read_config
 from vidlang.train.saved import all_steps
@@ -36,18 +37,21 @@ def write_run_report(workdir: str | Path, output: str | Path | None = None, *, c
     workdir = Path(workdir)
     recipe = read_recipe(read_config(workdir))
     points = read_points(workdir / SWEEP) if (workdir / SWEEP).is_file() else []
-    page = render_run(recipe.name, read_stages(workdir, recipe, clip), points)
+    page = render_run(recipe.name, read_stages(workdir, recipe, clip), points, read_goodput(workdir))
     path = workdir / REPORT if output is None else Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_page(path, page)
     return path
 
 
-def render_run(title: str, stages: Sequence[StageReport], points: Sequence[Point] = ()) -> str:
+def render_run(
+    title: str, stages: Sequence[StageReport], points: Sequence[Point] = (), goodput: Goodput | None = None
+) -> str:
     """The page as text. The same inputs give the same bytes."""
     begun = sum(bool(stage.history) for stage in stages)
     lead = f"{begun} of {len(stages)} stages begun: {', '.join(stage.name for stage in stages)}."
-    sections = [costs_html([stage.cost for stage in stages]), *map(stage_html, stages), sweep_html(points)]
+    costs = costs_html([stage.cost for stage in stages])
+    sections = [costs, time_html(goodput or Goodput()), *map(stage_html, stages), sweep_html(points)]
     return page_html(title, lead, [section for section in sections if section])
 
 

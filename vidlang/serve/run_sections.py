@@ -1,4 +1,4 @@
-"""The sections of the page about a run: what its stages cost, how each went, and a sweep of widths.
+"""The sections of the page about a run: what its stages cost, where its time went, how each went, a sweep of widths.
 
 All functions here are pure: files are read in `run_report`, numbers are counted in `stage_costs`.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from vidlang.core.metrics import format_seconds
 from vidlang.cost.table import COUNTS
 from vidlang.serve.dial_figures import Pruned
 from vidlang.serve.gallery import shrink
@@ -20,6 +21,7 @@ from vidlang.serve.report_tables import table_html
 from vidlang.serve.stage_costs import COUNTED, StageCost
 from vidlang.serve.sweep import Point, pick_metrics, tables
 from vidlang.serve.sweep_figure import sweep_figure
+from vidlang.train.goodput import TRAINING, Goodput
 
 # Pixels of a strip of frames; larger ones make a page heavy.
 STRIP_HEIGHT = 128
@@ -79,13 +81,34 @@ def _operations(cost: StageCost, count: str) -> str:
         f"<td>{found[count] / 1e9:.4g}</td>" if count in found else "<td>–</td>" for found in (cost.own, cost.off)
     )
     share = cost.share(count)
-    if share is None:
-        return f"{numbers}<td>–</td>"
-    bar = (
-        '<svg class="bar" viewBox="0 0 100 8" aria-hidden="true"><rect class="whole" width="100" height="8"/>'
-        f'<rect class="part" width="{min(100.0, 100 * share):.1f}" height="8"/></svg>'
+    return f"{numbers}<td>–</td>" if share is None else f"{numbers}<td>{_barred(share)}</td>"
+
+
+def _barred(share: float) -> str:
+    """A share in figures above a bar as long."""
+    return (
+        f'{percent(share)}<svg class="bar" viewBox="0 0 100 8" aria-hidden="true"><rect class="whole" width="100" '
+        f'height="8"/><rect class="part" width="{min(100.0, 100 * share):.1f}" height="8"/></svg>'
     )
-    return f"{numbers}<td>{percent(share)}{bar}</td>"
+
+
+def time_html(goodput: Goodput) -> str:
+    """Where the wall time of a run went, training first; nothing where no run has begun."""
+    if not goodput.wall:
+        return ""
+    spans = [(TRAINING, goodput.seconds.get(TRAINING, 0.0)), *goodput.lost()]
+    rows = "".join(
+        f'<tr><th scope="row">{escape(what)}</th><td>{format_seconds(took)}</td>'
+        f"<td>{_barred(took / goodput.wall)}</td></tr>"
+        for what, took in spans
+    )
+    counted = ", ".join(goodput.counts())
+    note = f"Of {format_seconds(goodput.wall)} since the first start{f'; {counted}' if counted else ''}."
+    return (
+        '<h2>Where the time went</h2>\n<div class="table costs"><table><thead><tr><th scope="col">What</th>'
+        f'<th scope="col">time</th><th scope="col">share</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<p class="note">{escape(note)}</p>'
+    )
 
 
 def stage_html(stage: StageReport) -> str:

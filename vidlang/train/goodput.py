@@ -27,6 +27,8 @@ FILE = "goodput.jsonl"
 # Training is written down in spans of so many seconds.
 SPAN = 10.0
 TRAIN = "train"
+# What an account calls the time of steps that were not done again.
+TRAINING = "training"
 # The process that writes; a pid alone comes back.
 RUN = f"{time.time():.0f}-{os.getpid()}"
 
@@ -92,16 +94,23 @@ class Goodput:
     @property
     def share(self) -> float:
         """Of the wall time, what trained."""
-        return self.seconds.get("training", 0.0) / self.wall if self.wall else 0.0
+        return self.seconds.get(TRAINING, 0.0) / self.wall if self.wall else 0.0
 
     def __str__(self) -> str:
-        lost = sorted(((took, what) for what, took in self.seconds.items() if what != "training"), reverse=True)
-        causes = ", ".join(f"{what} {took / self.wall:.1%}" for took, what in lost if took >= 0.0005 * self.wall)
-        counts = {"restarts": self.restarts, "steps done again": self.repeated, "left out": self.skipped}
-        words = [f"{number} {what}" for what, number in counts.items() if number]
+        causes = ", ".join(f"{what} {took / self.wall:.1%}" for what, took in self.lost())
         return f"goodput {self.share:.1%} of {format_seconds(self.wall)}; " + "; ".join(
-            filter(None, [f"the rest: {causes}" if causes else "", ", ".join(words)])
+            filter(None, [f"the rest: {causes}" if causes else "", ", ".join(self.counts())])
         )
+
+    def lost(self) -> list[tuple[str, float]]:
+        """(what, its seconds) of all that did not train, the most first; what nobody would notice is left out."""
+        found = [(what, took) for what, took in self.seconds.items() if what != TRAINING]
+        return sorted((one for one in found if one[1] >= 0.0005 * self.wall), key=lambda one: one[1], reverse=True)
+
+    def counts(self) -> list[str]:
+        """What went wrong how often, in words."""
+        counts = {"restarts": self.restarts, "steps done again": self.repeated, "left out": self.skipped}
+        return [f"{number} {what}" for what, number in counts.items() if number]
 
 
 def read_goodput(workdir: Path) -> Goodput:
@@ -156,11 +165,11 @@ def _add_training(found: Goodput, trained: list[_Trained], span: Mapping[str, An
             other.last, other.seconds = other.last - lost, other.seconds - took
             found.repeated += lost
             found.seconds["done again"] += took
-            found.seconds["training"] -= took
+            found.seconds[TRAINING] -= took
     waited = min(span["waited"], span["seconds"])
     busy, steps = span["seconds"] - waited, span["last"] - span["first"]
     left_out = busy * span["skipped"] / steps
     found.skipped += span["skipped"]
-    for what, took in (("data wait", waited), ("left out", left_out), ("training", busy - left_out)):
+    for what, took in (("data wait", waited), ("left out", left_out), (TRAINING, busy - left_out)):
         found.seconds[what] += took
     trained.append(_Trained(span["first"], span["last"], busy - left_out))
