@@ -99,6 +99,7 @@ def language_stage() -> dict[str, Any]:
         "tokenizer": f"{demo.ROOT}/tokenizer.json",
         "objective": {"name": "captioning"},
         "optimizer": optimizer(2e-3),
+        "guard": {"skip": 0, "spike": 3.0},
         "checkpoint": {"every": "100 percent", "keep": 1},
     }
 
@@ -135,6 +136,7 @@ def caption_stage() -> dict[str, Any]:
         "optimizer": {**optimizer(2e-3), "learning_rate_scales": (("^video_encoder/", 0.5),)},
         "init_from": ("before", ENCODER),
         "init_allow": ("^cross/", "_projection/", "^text_encoder/", "^log_scale$"),
+        "guard": {"skip": 0, "spike": 3.0},
         "checkpoint": {"every": "100 percent", "keep": 1},
         "evals": (
             evaluation(
@@ -152,7 +154,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "demo_caption",
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 0},
-            "runtime": {"workers": 1, "log_every": 25},
+            "runtime": {"workers": 1, "log_every": 25, "compile_cache": "", "wandb": ""},
             "stages": tuple(ml_collections.ConfigDict(stage) for stage in (language_stage(), caption_stage())),
         }
     ).lock()

@@ -66,6 +66,16 @@ def test_config_is_locked(name):
         config.stagez = ()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_clusters_need_can_be_set_by_a_flag(name):
+    """A flag changes only what a config says."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert {"workers", "log_every", "compile_cache", "wandb"} <= set(config.runtime)
+    assert {"data", "fsdp", "tensor", "context", "slices"} <= set(config.mesh)
+    for stage in config.stages:
+        assert {"skip", "spike"} <= set(stage.guard) and {"every", "keep"} <= set(stage.checkpoint)
+
+
 def test_a_config_that_does_not_fit_fails():
     config = importlib.import_module("configs.demo").get_config().copy_and_resolve_references()
     config.stages[0].clip.text_length = 17  # the text encoder has 16 positions
