@@ -33,11 +33,11 @@ import vidlang.objectives
 from benchmarks._common import machine
 from vidlang.core.sharding import make_mesh, put_batch, use_mesh
 from vidlang.data.pipeline import Batches
-from vidlang.train import build, sources, stages
+from vidlang.train import sources, stages
 from vidlang.train.goodput import FILE
-from vidlang.train.prepared import build_optimizer
+from vidlang.train.program import stage_program
 from vidlang.train.recipe import read_recipe
-from vidlang.train.step import compile_step, create_state, device_fields
+from vidlang.train.step import device_fields
 
 STEPS = flags.DEFINE_integer("steps", 3000, "Steps of the empty model.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
@@ -139,10 +139,8 @@ def bare_step(folder: Path, steps: int = 500) -> float:
     fields = next(iter(sources.batch_fields(stage, clips).values()))
     with use_mesh(mesh), sources.train_stream(recipe, 0, clips, start_step=0) as stream:
         batch = put_batch(device_fields(next(stream)), mesh)
-        model = build.model(stage)
-        optimizer = build_optimizer(model, fields, stage, steps)
-        state = create_state(model, optimizer, fields, mesh, 0)
-        step = compile_step(build.train_step(recipe, 0, model, optimizer), state, fields, mesh)
+        program = stage_program(recipe, 0, fields, steps)
+        state, step = program.born(mesh, 0), program.compile(mesh)
         seconds = []
         for _ in range(steps):
             began = time.perf_counter()

@@ -31,10 +31,10 @@ from benchmarks._common import machine
 from configs import avion_ego4d
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import batch_ways, make_mesh, put_batch, use_mesh
-from vidlang.cost.program import Program, build_program, memory_of, step_flops, step_memory
+from vidlang.cost.program import build_program, memory_of, step_flops, step_memory
 from vidlang.train import stages
+from vidlang.train.program import Program
 from vidlang.train.recipe import read_recipe
-from vidlang.train.step import compile_step, create_state
 
 MODEL = flags.DEFINE_enum("model", "B", ["B", "L"], "Whose towers: CLIP's ViT-B/16 or ViT-L/14.")
 BATCH = flags.DEFINE_integer("batch", 0, "Clips of a step; 0: the most that fit, on a CPU two.")
@@ -82,10 +82,8 @@ class Step:
     def __init__(self, remat: str, batch: int) -> None:
         self.program, mesh = program_of(remat, batch), make_mesh({"data": -1})
         with use_mesh(mesh):
-            fields = self.program.fields
-            self._state = create_state(self.program.model, self.program.optimizer, fields, mesh, 0)
-            self._step = compile_step(self.program.step, self._state, fields, mesh)
-            self._batch = put_batch(_any_batch(fields), mesh)
+            self._state, self._step = self.program.born(mesh, 0), self.program.compile(mesh)
+            self._batch = put_batch(_any_batch(self.program.fields), mesh)
         self.memory = memory_of(self._step, mesh).total
 
     def run(self, steps: int) -> float:

@@ -13,7 +13,8 @@ import configs
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import make_mesh
 from vidlang.core.tree import flatten_paths
-from vidlang.train import build, prepared, stages
+from vidlang.train import prepared, stages
+from vidlang.train.program import Program
 from vidlang.train.saved import find_checkpoint, restore_params
 from vidlang.train.signals import Interrupted
 
@@ -60,29 +61,29 @@ def train_with_a_stop_in_each_stage(config, workdir, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().started(step, *others)
 
-    compiled, making, compiling = {}, build.train_step, prepared.compile_step
+    compiled, compiling, checking = {}, Program.compile, stages.check_recipe
+    checked = []
 
-    def make(recipe, index, *others):
-        step = making(recipe, index, *others)
-        step.stage = index
-        return step
+    def check_once(recipe):
+        """Of the same recipe it would say the same again, and trace the same programs."""
+        checked.extend(checking(recipe) if not checked else ())
+        return list(checked)
 
-    def compile_once(step, state, fields, mesh):
+    def compile_once(program, mesh, fields):
         """Of one stage and one shape of batch it would be the same program again."""
-        key = (step.stage, tuple(sorted((name, field.shape) for name, field in fields.items())))
+        key = (id(program), repr(fields))
         if key not in compiled:
-            compiled[key] = compiling(step, state, fields, mesh)
-        return compiled[key]
+            # With the program, lest another one gets its number.
+            compiled[key] = program, compiling(program, mesh, fields)
+        return compiled[key][1]
 
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "Meter", Stopping)
-        patch.setattr(build, "train_step", make)
-        patch.setattr(prepared, "compile_step", compile_once)
+        patch.setattr(stages, "check_recipe", check_once)
+        patch.setattr(Program, "compile", compile_once)
         for _ in config.stages:
             with pytest.raises(Interrupted):
                 stages.train(config, workdir)
-            # It has tried all stages in shapes; of the same recipe it would say the same again.
-            patch.setattr(stages, "check_recipe", lambda recipe: None)
         metrics = stages.train(config, workdir)
     assert stopped == {stage.name for stage in config.stages}
     return metrics

@@ -40,8 +40,8 @@ def test_it_is_the_operations_of_the_step_over_all_devices(monkeypatch):
     def step(state, batch):
         return state @ batch["x_BD"].T
 
-    state, fields = jnp.ones((4, 8)), {"x_BD": jax.ShapeDtypeStruct((16, 8), jnp.float32)}
-    assert mfu.ideal_seconds(step, state, fields) is None
+    traced = jax.make_jaxpr(step)(jnp.ones((4, 8)), {"x_BD": jax.ShapeDtypeStruct((16, 8), jnp.float32)})
+    assert mfu.ideal_seconds(traced) is None
     monkeypatch.setattr(mfu.jax, "devices", lambda: [types.SimpleNamespace(device_kind="TPU v4")])
-    seconds = mfu.ideal_seconds(step, state, fields)
+    seconds = mfu.ideal_seconds(traced)
     assert seconds == pytest.approx(2 * 4 * 8 * 16 / (275e12 * 8))

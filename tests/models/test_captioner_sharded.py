@@ -14,7 +14,7 @@ from vidlang.nn.generation import Decoding
 from vidlang.objectives import captioning
 from vidlang.ops.dials import OFF
 from vidlang.train.optimizer import make_optimizer
-from vidlang.train.step import compile_step, create_state, make_train_step
+from vidlang.train.step import create_state, make_train_step, trace_step
 
 LANGUAGE = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "mlp": 48, "vocab": 40, "max_length": 24}
 LANGUAGE |= {"dtype": "float32"}
@@ -119,7 +119,7 @@ def test_a_step_in_shards_keeps_what_is_frozen_and_moments_of_what_learns_only()
     with use_mesh(mesh):
         state = create_state(model, optimizer, fields, mesh, 0)
         function = make_train_step(model, optimizer, captioning.loss, {}, dials=OFF, seed=0)
-        step = compile_step(function, state, fields, mesh)
+        step = trace_step(function, state, fields, mesh).lower().compile()
         before = flatten_paths(jax.device_get(state.params))
         state, _ = step(state, put_batch(BATCH, mesh))
     for name, leaf in flatten_paths(state.params).items():

@@ -14,13 +14,11 @@ from tests.pretrained.towers import drawn
 from vidlang.core.sharding import make_mesh, use_mesh
 from vidlang.core.tree import flatten_paths
 from vidlang.pretrained import avion, bert, clip, egovlp, svitt, videomae
-from vidlang.train import build, sources
+from vidlang.train import build
 from vidlang.train.check import check_recipe
 from vidlang.train.initial import awaited, take_params
 from vidlang.train.origins import origins
-from vidlang.train.prepared import build_optimizer
 from vidlang.train.recipe import read_recipe
-from vidlang.train.step import abstract_params, create_state
 
 WORDS = 90  # of which recipes count 96
 TOWER = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
@@ -41,15 +39,11 @@ def begin(stage, *weights):
     """(the state that the stage begins with, what the log says of it), after the check that comes before training."""
     config = {"name": "one", "seed": 0, "stages": ({**stage, "init_from": weights},)}
     recipe = read_recipe(config)
-    check_recipe(recipe)
-    stage = recipe.stages[0]
+    (program,) = check_recipe(recipe)
+    stage, found = recipe.stages[0], origins(recipe.stages, 0)
     with use_mesh(mesh := make_mesh({"data": -1})):
-        fields = next(iter(sources.batch_fields(stage, None).values()))
-        model, found = build.model(stage), origins(recipe.stages, 0)
-        optimizer = build_optimizer(model, fields, stage, 10)
-        blank = awaited(found, stage, abstract_params(model, fields))
-        state = create_state(model, optimizer, fields, mesh, 0, blank=blank)
-        state, said = take_params(state, found, (), stage, fields, mesh)
+        state = program.born(mesh, 0, blank=awaited(found, stage, program.params))
+        state, said = take_params(state, found, (), stage, program.fields, mesh)
     return {name: np.asarray(leaf) for name, leaf in flatten_paths(state.params).items()}, said
 
 

@@ -12,10 +12,9 @@ from vidlang.ops.dials import Dials
 from vidlang.train import build
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.predict import Predict
-from vidlang.train.prepared import build_optimizer
+from vidlang.train.program import stage_program
 from vidlang.train.recipe import CheckpointPlan, Evaluation, read_recipe
 from vidlang.train.saved import make_note
-from vidlang.train.step import compile_step, create_state, state_shardings
 
 TRANSFORMER = {"layers": 4, "width": 16, "heads": 4, "mlp": 32, "dtype": "float32"}
 MODEL = {
@@ -34,12 +33,9 @@ DIALS = {
 TOGETHER = [*itertools.combinations(DIALS, 2), tuple(DIALS)]
 
 
-def prepared(stage_config, fields, mesh, **changes):
-    """(recipe, model, optimizer, its state in shapes) of a stage with the model above."""
-    recipe = read_recipe({"name": "tiny", "seed": 0, "stages": (stage_config(**{"model": MODEL, **changes}),)})
-    model = build.model(recipe.stages[0])
-    optimizer = build_optimizer(model, fields, recipe.stages[0], 4)
-    return recipe, model, optimizer, state_shardings(model, optimizer, fields, mesh)[0]
+def recipe_of(stage_config, **changes):
+    """A recipe of one stage with the model above."""
+    return read_recipe({"name": "tiny", "seed": 0, "stages": (stage_config(**{"model": MODEL, **changes}),)})
 
 
 def checkpoints(folder, fields):
@@ -51,9 +47,9 @@ def checkpoints(folder, fields):
 def saved(tmp_path_factory, stage_config, fields, mesh_of):
     """The folder of a checkpoint that was made with every dial off."""
     folder, mesh = tmp_path_factory.mktemp("saved"), mesh_of()
-    _, model, optimizer, _ = prepared(stage_config, fields, mesh, dials={})
+    program = stage_program(recipe_of(stage_config, dials={}), 0, fields, 4)
     with use_mesh(mesh), checkpoints(folder, fields) as opened_ones:
-        opened_ones.save(0, create_state(model, optimizer, fields, mesh, 0), None)
+        opened_ones.save(0, program.born(mesh, 0), None)
     return folder
 
 
@@ -62,12 +58,11 @@ def saved(tmp_path_factory, stage_config, fields, mesh_of):
 def test_one_checkpoint_trains_under_any_dials(names, saved, stage_config, fields, host_batch, mesh_of):
     mesh, dials = mesh_of(), {key: value for name in names for key, value in DIALS[name].items()}
     with use_mesh(mesh):
-        recipe, model, optimizer, abstract = prepared(stage_config, fields, mesh, dials=dials)
+        program = stage_program(recipe_of(stage_config, dials=dials), 0, fields, 4)
         with checkpoints(saved, fields) as opened_ones:
-            state = opened_ones.restore(abstract)
+            state = opened_ones.restore(program.state(mesh))
         before = jax.device_get(state.params)
-        step = compile_step(build.train_step(recipe, 0, model, optimizer), state, fields, mesh)
-        state, scalars = step(state, put_batch(host_batch(0), mesh))
+        state, scalars = program.compile(mesh)(state, put_batch(host_batch(0), mesh))
     assert np.isfinite(float(scalars["loss"]))
     after = flatten_paths(jax.device_get(state.params))
     moved = {name for name, leaf in flatten_paths(before).items() if not np.array_equal(leaf, after[name])}
@@ -76,10 +71,8 @@ def test_one_checkpoint_trains_under_any_dials(names, saved, stage_config, field
 
 def test_evaluations_have_dials_of_their_own(stage_config, fields, host_batch, mesh_of):
     """An evaluation masks nothing, is at full width, and keeps the stage's edges, unless it says otherwise."""
-    recipe, model, _, abstract = prepared(
-        stage_config, fields, mesh_of(), dials={k: v for name in DIALS for k, v in DIALS[name].items()}
-    )
-    stage = recipe.stages[0]
+    recipe = recipe_of(stage_config, dials={k: v for name in DIALS for k, v in DIALS[name].items()})
+    stage, program = recipe.stages[0], stage_program(recipe, 0, fields, 4)
 
     def dials_of(**own):
         return build.eval_dials(stage, Evaluation(name="retrieval", every="1 step", data={}, batch_size=8, dials=own))
@@ -90,9 +83,9 @@ def test_evaluations_have_dials_of_their_own(stage_config, fields, host_batch, m
     with pytest.raises(ValueError, match="dials of the evaluation val/retrieval has an unknown key 'width'"):
         dials_of(width="d-384")
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), abstract.params)
+    params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), program.params)
     with use_mesh(mesh_of()):
-        predict = Predict(model, mesh_of())
+        predict = Predict(program.model, mesh_of())
         video = {"video_BTHWC": host_batch(0)["video_BTHWC"]}
         whole = predict("embed_video", params, **video)
         half = predict.at(dials_of(widths="d-384"))("embed_video", params, **video)
@@ -104,10 +97,9 @@ def test_evaluations_have_dials_of_their_own(stage_config, fields, host_batch, m
 def test_frozen_layers_are_not_trained(stage_config, fields, host_batch, mesh_of):
     transformer = {**TRANSFORMER, "frozen_layers": 3}
     model = {**MODEL, "video": {**MODEL["video"], "transformer": transformer}}
-    recipe, model, optimizer, _ = prepared(stage_config, fields, mesh_of(), dials={}, model=model)
+    program = stage_program(recipe_of(stage_config, dials={}, model=model), 0, fields, 4)
     with use_mesh(mesh_of()):
-        state = create_state(model, optimizer, fields, mesh_of(), 0)
-        step = compile_step(build.train_step(recipe, 0, model, optimizer), state, fields, mesh_of())
+        state, step = program.born(mesh_of(), 0), program.compile(mesh_of())
         before = flatten_paths(jax.device_get(state.params))
         state, _ = step(state, put_batch(host_batch(0), mesh_of()))
     after, moments = flatten_paths(jax.device_get(state.params)), flatten_paths(state.opt_state)

@@ -9,6 +9,7 @@ import pytest
 from vidlang.train import stages
 from vidlang.train.prepared import Extras
 from vidlang.train.profiling import Steps, read_steps
+from vidlang.train.program import Program
 
 
 def test_a_trace_has_these_steps_and_no_others(recipe, tmp_path, capsys):
@@ -30,9 +31,7 @@ def test_what_is_no_range(text):
 
 
 def test_steps_that_the_stage_does_not_take(recipe, tmp_path, monkeypatch):
-    from vidlang.train import prepared
-
-    monkeypatch.setattr(prepared, "compile_step", None)  # it does not come so far
+    monkeypatch.setattr(Program, "compile", None)  # it does not come so far
     with pytest.raises(
         ValueError, match="--profile=3:9 names steps that stage 0_short will not take: it goes to step 4"
     ):

@@ -9,10 +9,9 @@ import pytest
 
 from vidlang.core.metrics import read_history
 from vidlang.core.sharding import make_mesh, use_mesh
-from vidlang.train import build, prepared, stages
-from vidlang.train.prepared import build_optimizer
+from vidlang.train import prepared, stages
+from vidlang.train.program import stage_program
 from vidlang.train.recipe import read_recipe
-from vidlang.train.step import compile_step, state_shardings
 
 # No two sizes are alike, so that shapes tell what an array is.
 BATCH, WIDTH, EMBED = 48, 32, 16
@@ -39,10 +38,7 @@ def program(stage_config):
     }
     mesh = make_mesh({"fsdp": 8})
     with use_mesh(mesh):
-        model = build.model(recipe.stages[0])
-        optimizer = build_optimizer(model, fields, recipe.stages[0], 4)
-        state, _ = state_shardings(model, optimizer, fields, mesh)
-        return compile_step(build.train_step(recipe, 0, model, optimizer), state, fields, mesh).as_text()
+        return stage_program(recipe, 0, fields, 4).compile(mesh).as_text()
 
 
 def gathers(text):

@@ -9,12 +9,10 @@ import pytest
 
 from vidlang.core.sharding import make_mesh, put_batch, use_mesh
 from vidlang.core.tree import flatten_paths
-from vidlang.train import build
 from vidlang.train.checkpoint import Checkpoints, opened
-from vidlang.train.prepared import build_optimizer
-from vidlang.train.recipe import CheckpointPlan
+from vidlang.train.program import stage_program
+from vidlang.train.recipe import CheckpointPlan, Recipe
 from vidlang.train.saved import make_note
-from vidlang.train.step import compile_step, create_state, make_train_step, state_shardings
 
 BEFORE, AFTER = 2, 5
 # Where the checkpoint is from, and where it goes on: (mesh, number of devices).
@@ -31,21 +29,18 @@ class Training:
     mesh: Any
 
     def __post_init__(self):
-        self.model = build.model(self.stage)
-        self.optimizer = build_optimizer(self.model, self.fields, self.stage, BEFORE + AFTER)
+        recipe = Recipe("tiny", 0, (self.stage,))
+        self.program = stage_program(recipe, 0, self.fields, BEFORE + AFTER)
 
     def fresh(self):
-        return create_state(self.model, self.optimizer, self.fields, self.mesh, 0)
+        return self.program.born(self.mesh, 0)
 
     def abstract(self):
-        return state_shardings(self.model, self.optimizer, self.fields, self.mesh)[0]
+        return self.program.state(self.mesh)
 
     def run(self, state, batches):
         """(the state after these batches, the loss of each)."""
-        objective, options = build.objective(self.stage)
-        dials = build.dials(self.stage)
-        function = make_train_step(self.model, self.optimizer, objective, options, dials=dials, seed=0)
-        step, losses = compile_step(function, state, self.fields, self.mesh), []
+        step, losses = self.program.compile(self.mesh), []
         for batch in batches:
             state, scalars = step(state, put_batch(batch, self.mesh))
             losses.append(float(scalars["loss"]))

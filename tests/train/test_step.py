@@ -10,8 +10,9 @@ import pytest
 from vidlang.core.sharding import put_batch, use_mesh
 from vidlang.core.tree import flatten_paths
 from vidlang.train import build
-from vidlang.train.prepared import build_optimizer
-from vidlang.train.step import compile_step, create_state, device_fields, make_train_step, pick_inputs, state_shardings
+from vidlang.train.program import stage_program
+from vidlang.train.recipe import Recipe
+from vidlang.train.step import device_fields, pick_inputs
 
 
 @dataclasses.dataclass
@@ -36,18 +37,14 @@ def run_steps(stage, fields, host_batch):
         return known[question]
 
     def compute(mesh, steps, seed, batch, chosen):
-        model = build.model(chosen)
+        program = stage_program(Recipe("tiny", seed, (chosen,)), 0, fields, 4)
         with use_mesh(mesh):
-            optimizer = build_optimizer(model, fields, chosen, 4)
-            state = create_state(model, optimizer, fields, mesh, seed)
-            abstract, _ = state_shardings(model, optimizer, fields, mesh)
+            state, step = program.born(mesh, seed), program.compile(mesh)
+            abstract = program.state(mesh)
             assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, abstract)
             leaves = jax.tree.leaves((state.params, state.opt_state))
             size = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
             before, history = jax.device_get(state), []
-            objective, options = build.objective(chosen)
-            function = make_train_step(model, optimizer, objective, options, dials=build.dials(chosen), seed=seed)
-            step = compile_step(function, state, fields, mesh)
             for number in range(steps):
                 state, scalars = step(state, put_batch(host_batch(number if batch is None else batch), mesh))
                 history.append({name: float(value) for name, value in scalars.items()})
@@ -132,11 +129,9 @@ def test_a_missing_batch_field_names_those_there(stage):
 
 
 def test_a_mesh_that_does_not_divide_a_parameter_names_it(stage, fields, mesh_of):
-    chosen = stage(model={"name": "tiny", "width": 15})
-    model = build.model(chosen)
-    optimizer = build_optimizer(model, fields, chosen, 4)
+    program = stage_program(Recipe("tiny", 0, (stage(model={"name": "tiny", "width": 15}),)), 0, fields, 4)
     with pytest.raises(ValueError, match=r"parameter params/text_out .*15 does not divide over.*tensor"):
-        state_shardings(model, optimizer, fields, mesh_of(data=4, tensor=2))
+        program.state(mesh_of(data=4, tensor=2))
 
 
 def test_only_what_devices_need_reaches_them():

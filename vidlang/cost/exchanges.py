@@ -28,13 +28,13 @@ from vidlang.core.config import call
 from vidlang.core.sharding import BATCH_AXES, RULES, SLICES
 from vidlang.core.tree import path_name
 from vidlang.cost import collectives
-from vidlang.cost.program import Program
 from vidlang.cost.settings import encoder, has_stack, video_stack
 from vidlang.nn.spec import TransformerSpec
 from vidlang.ops.dials import Dials
 from vidlang.train import build
+from vidlang.train.program import Program
 from vidlang.train.recipe import Stage
-from vidlang.train.step import boxed_params, with_video
+from vidlang.train.step import with_video
 
 # Objectives that compare every row with all others, by their fields of the joint space.
 PAIRED = ("contrastive", "ego_nce", "max_margin", "sigmoid")
@@ -121,11 +121,12 @@ class Shape:
 
 def shape_of(program: Program, stage: Stage) -> Shape:
     """The shape of a stage whose program is built."""
-    boxed = jax.eval_shape(lambda key: boxed_params(program.model, program.fields, key), jax.random.key(0))
     trained = jax.eval_shape(lambda params: program.optimizer.split(params)[0], program.params)
     learning = {path_name(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(trained)}
     itemsize = np.dtype(encoder(stage)[1].compute_dtype if has_stack(stage) else np.float32).itemsize
-    found = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+    found = jax.tree_util.tree_leaves_with_path(
+        program.boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+    )
     heads = {path_name(path).split("/")[0] for path, _ in found}
     taught = {head for head in heads if any(path.split("/")[0] == head for path in learning)}
     leaves = tuple(_leaf(path_name(path), leaf, learning, itemsize, taught) for path, leaf in found)

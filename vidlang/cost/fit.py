@@ -18,11 +18,11 @@ import numpy as np
 
 from vidlang.core.sharding import AXES, BATCH_AXES, RULES, SLICES, make_mesh
 from vidlang.cost.cards import CARDS
-from vidlang.cost.program import Program, build_program
+from vidlang.cost.program import build_program
 from vidlang.cost.settings import encoder, has_stack, video_stack
 from vidlang.nn.spec import TransformerSpec
+from vidlang.train.program import Program
 from vidlang.train.recipe import Recipe, Stage, read_recipe
-from vidlang.train.step import boxed_params
 
 # Of a device's memory, what a plan may fill: the rest is for programs, fragments and the next batch.
 FILLED = 0.85
@@ -93,13 +93,12 @@ def need_of(recipe: Recipe, index: int) -> Need:
     """What stage `index` needs, from shapes alone."""
     stage, program = recipe.stages[index], build_program(recipe, index)
 
-    def birth(key: jax.Array) -> dict[str, Any]:
-        params = boxed_params(program.model, program.fields, key)
+    def roles(params: Any) -> dict[str, Any]:
         trained = program.optimizer.split(params)[0]
         return {"parameters": params, "gradients": trained, "optimizer": program.optimizer.transform.init(trained)}
 
     leaves = []
-    for role, tree in jax.eval_shape(birth, jax.random.key(0)).items():
+    for role, tree in jax.eval_shape(roles, program.boxed).items():
         for leaf in jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)):
             names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
             array = leaf.value if isinstance(leaf, nn.LogicallyPartitioned) else leaf

@@ -7,14 +7,13 @@ trainings are compared, whatever type a model computes in; what is computed agai
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from absl import logging
 
 from vidlang.cost.cards import CARDS, Card
-from vidlang.cost.trace import matmul_flops
+from vidlang.cost.trace import traced_flops
 
 # Cards by what JAX calls their devices; the first that is found holds.
 KINDS = (
@@ -37,13 +36,13 @@ def card_of(kind: str) -> Card | None:
     return next((CARDS[name] for pattern, name in KINDS if re.search(pattern, kind)), None)
 
 
-def ideal_seconds(step: Callable[..., Any], state: Any, fields: Any) -> float | None:
-    """Seconds of a step at the peak of all devices here and elsewhere; None where that is unknown."""
+def ideal_seconds(step: Any) -> float | None:
+    """Seconds of a traced step (its jaxpr) at the peak of all devices here and elsewhere; None if that is unknown."""
     card = card_of(jax.devices()[0].device_kind)
     if card is None:
         return None
     try:
-        flops = matmul_flops(step, state, dict(fields))
+        flops = traced_flops(step)
     except ValueError as error:
         logging.warning("no MFU is written: %s", error)
         return None

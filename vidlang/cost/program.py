@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from vidlang.core.config import steps
 from vidlang.core.sharding import Mesh, batch_ways, use_mesh
@@ -17,37 +14,11 @@ from vidlang.cost.collectives import Collective
 from vidlang.cost.trace import matmul_flops
 from vidlang.data.fields import expected_field
 from vidlang.ops.dials import streams
-from vidlang.train import build, sources
+from vidlang.train import sources
 from vidlang.train.check import MANY
-from vidlang.train.optimizer import Optimizer
-from vidlang.train.prepared import build_optimizer
+from vidlang.train.program import Program, stage_program
 from vidlang.train.recipe import Recipe
-from vidlang.train.step import (
-    Fields,
-    TrainState,
-    abstract_params,
-    compile_step,
-    pick_inputs,
-    state_shardings,
-    with_video,
-)
-
-
-@dataclass(frozen=True)
-class Program:
-    """A stage's model, optimizer and step, with the shapes of its parameters and of its batch."""
-
-    model: nn.Module
-    params: Any
-    optimizer: Optimizer
-    step: Callable[..., Any]
-    fields: Fields
-    dials: Any
-
-    @property
-    def batch_size(self) -> int:
-        """Clips of a step, on all devices together."""
-        return int(next(iter(self.fields.values())).shape[0])
+from vidlang.train.step import pick_inputs, with_moments, with_video
 
 
 @dataclass(frozen=True)
@@ -86,11 +57,8 @@ def build_program(recipe: Recipe, index: int) -> Program:
     wants_columns = not all(expected_field(name) for spec in sources.specs(stage) for name in spec.fields)
     shapes = sources.batch_fields(stage, sources.tables(stage) if wants_columns else None).values()
     fields = max(shapes, key=lambda fields: max(field.size for field in fields.values()))
-    model = build.model(stage)
     total = steps(stage.duration, batch_size=stage.batch_size, dataset_size=MANY)
-    optimizer = build_optimizer(model, fields, stage, total)
-    step = build.train_step(recipe, index, model, optimizer)
-    return Program(model, abstract_params(model, fields), optimizer, step, fields, build.dials(stage))
+    return stage_program(recipe, index, fields, total)
 
 
 def forward_flops(program: Program) -> float:
@@ -99,7 +67,7 @@ def forward_flops(program: Program) -> float:
     def forward(params: Any, batch: Any, key: jax.Array) -> Any:
         batch = with_video(batch)
         inputs = pick_inputs(program.model, batch)
-        options = dict(train=True, dials=program.dials, rngs=streams(key))
+        options: dict[str, Any] = dict(train=True, dials=program.dials, rngs=streams(key))
         outputs = program.model.apply({"params": params}, *inputs, **options)
         return jax.tree.leaves(outputs)
 
@@ -109,12 +77,7 @@ def forward_flops(program: Program) -> float:
 
 def step_flops(program: Program) -> int:
     """Operations of a whole train step, of all devices: forward, backward, and what is computed again on the way."""
-
-    def moments(params: Any) -> Any:
-        return program.optimizer.transform.init(program.optimizer.split(params)[0])
-
-    number: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(number, program.params, jax.eval_shape(moments, program.params))
+    state = jax.eval_shape(lambda params: with_moments(params, program.optimizer), program.params)
     return matmul_flops(program.step, state, dict(program.fields))
 
 
@@ -127,9 +90,9 @@ def step_memory(program: Program, mesh: Mesh) -> StepMemory:
             "choose a multiple"
         )
     # Outside of the mesh: its devices may be a topology's, on which nothing can be run, not even the making of a key.
-    state, _ = state_shardings(program.model, program.optimizer, program.fields, mesh)
+    program.state(mesh)
     with use_mesh(mesh):
-        return memory_of(compile_step(program.step, state, program.fields, mesh), mesh)
+        return memory_of(program.compile(mesh), mesh)
 
 
 def memory_of(compiled: Any, mesh: Mesh) -> StepMemory:

@@ -21,12 +21,17 @@ CUDNN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """Two operations for each multiply-add that `function` does with arrays of these shapes, on all devices together.
+    """Two operations for each multiply-add that `function` does with arrays of these shapes, on all devices."""
+    return traced_flops(jax.make_jaxpr(function)(*arguments))
+
+
+def traced_flops(program: Any) -> int:
+    """The same of a function that is traced already (a closed jaxpr).
 
     Nothing is computed. Of branches the dearest counts, so widths that are drawn anew in each step cost what the widest
     draw costs. ValueError where a product is inside something that cannot be counted.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return _count(program.jaxpr)
 
 
 def _count(jaxpr: Any) -> int:

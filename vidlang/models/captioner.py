@@ -27,7 +27,7 @@ from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.gated_cross import CrossSpec, GatedCross
 from vidlang.nn.generation import Decoding, Generated, continued
 from vidlang.nn.resampler import Resampler, ResamplerSpec
-from vidlang.nn.transformer import init_layers
+from vidlang.nn.transformer import declare_layers
 from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.likelihood import log_likelihood
 from vidlang.ops.pooling import mean_over_time
@@ -148,7 +148,7 @@ class Looking(nn.Module):
         block = self.block
         rows = few_rows()
         options = {"visual_BQD": jnp.zeros((rows, 1, block.visual_width))}
-        params = self.param("layers", init_layers, block, (rows, 1, block.language.width), options)
+        params = declare_layers(self, "layers", block, (rows, 1, block.language.width), options)
         if visual_BQD is not None:
             visual_BQD = visual_BQD.astype(block.language.compute_dtype)
         return Cross(block, params, visual_BQD, key_value)

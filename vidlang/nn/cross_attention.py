@@ -23,7 +23,7 @@ from vidlang.nn.layers import LayerNorm, Linear
 from vidlang.nn.layouts import MLP, SPACE
 from vidlang.nn.segments import Segment, checkpointed, plan
 from vidlang.nn.spec import TransformerSpec
-from vidlang.nn.transformer import Block, init_layers
+from vidlang.nn.transformer import Block, declare_layers
 from vidlang.ops.attention import attend, cls_scores
 from vidlang.ops.pruning import keep_best, kept_count
 
@@ -150,7 +150,7 @@ class Fusion(nn.Module):
         segments = _segments(spec, keep)
         # No parent: a block is a pure function of its slice of the parameters, not a submodule.
         block = FusionBlock(spec, self.video_width, parent=None)
-        params = self.param("layers", init_layers, block, x_BLD.shape, {"tokens_BND": tokens_BND})
+        params = declare_layers(self, "layers", block, x_BLD.shape, {"tokens_BND": tokens_BND})
         x_BLD, kept_BM = x_BLD.astype(spec.compute_dtype), None
         for segment in segments:
             rows = jax.tree.map(lambda leaf, segment=segment: leaf[segment.start : segment.stop], params)

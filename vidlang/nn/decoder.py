@@ -22,7 +22,7 @@ from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.gated_cross import GatedCross
 from vidlang.nn.layers import TABLE_STD, Embed, Linear, table
 from vidlang.nn.segments import checkpointed
-from vidlang.nn.transformer import init_layers
+from vidlang.nn.transformer import declare_layers
 from vidlang.ops.cached_attention import cap
 
 
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         options = {"places_BL": jnp.zeros((1, 1), jnp.int32), "local": jnp.zeros((), bool)}
         # No parent: a block is a pure function of its slice of the parameters, not a submodule.
         self.block = DecoderBlock(spec, parent=None)
-        self.layers = self.param("layers", init_layers, self.block, (few_rows(), 1, spec.width), options)
+        self.layers = declare_layers(self, "layers", self.block, (few_rows(), 1, spec.width), options)
         self.norm = norm(spec)
         if not spec.tied:
             names = ("embed", "vocab")

@@ -62,7 +62,7 @@ class GatedCross(nn.Module):
 
     @property
     def spec(self) -> Any:
-        """How many there are, as `init_layers` asks."""
+        """How many there are, as `declare_layers` asks."""
         return _Count(self.language.layers // self.every)
 
     @nn.compact

@@ -16,7 +16,7 @@ from vidlang.core.sharding import constrain
 from vidlang.nn.layers import ACTIVATIONS, LayerNorm, Linear, table
 from vidlang.nn.segments import checkpointed
 from vidlang.nn.spec import TransformerSpec
-from vidlang.nn.transformer import init_layers
+from vidlang.nn.transformer import declare_layers
 from vidlang.ops.attention import attend
 
 
@@ -91,7 +91,7 @@ class Resampler(nn.Module):
         # No parent: a block is a pure function of its slice of the parameters, not a submodule.
         block = ResamplerBlock(spec, parent=None)
         options = {"tokens_BSD": jnp.zeros((x_BQD.shape[0], 1, width))}
-        params = self.param("layers", init_layers, block, x_BQD.shape, options)
+        params = declare_layers(self, "layers", block, x_BQD.shape, options)
         step = checkpointed(lambda x, params: block.apply({"params": params}, x, tokens_BSD), spec)
         x_BQD, _ = jax.lax.scan(lambda x, params: (step(x, params), None), x_BQD, params)
         return LayerNorm(width, dtype, spec.epsilon, name="norm")(x_BQD)

@@ -175,7 +175,7 @@ class Stack(nn.Module):
                     f"tokens of a grid {grid} (time, rows, columns) need {table_rows(grid)} relative positions; these "
                     f"parameters have {known}. Give clips of the size they were trained on"
                 )
-        return self.param(name, init_layers, block, (*x_BND.shape[:-1], block.spec.width), run.options(None))
+        return declare_layers(self, name, block, (*x_BND.shape[:-1], block.spec.width), run.options(None))
 
     def _widths(self, dials: Dials, train: bool) -> tuple[DrawnWidths | None, tuple[int, ...]]:
         """(the schedule as data, where it is that; the static width of each layer)."""
@@ -253,7 +253,27 @@ def _runs(spec: TransformerSpec) -> list[tuple[int, int, int]]:
     return found
 
 
-def init_layers(key: jax.Array, block: Any, shape_BND: tuple[int, ...], options: dict[str, Any]) -> Any:
+def declare_layers(
+    module: nn.Module, name: str, block: Any, shape_BND: tuple[int, ...], options: dict[str, Any]
+) -> Any:
+    """The stacked parameters of a module's L blocks, under a name of the module's own.
+
+    Those that are there are taken as they are. Linen would trace the making of new ones in each call, and with it a
+    block, to compare shapes; all but the number of layers the blocks compare for themselves when they run.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, _init_layers, block, shape_BND, options)
+    params = nn.unbox(module.get_variable("params", name))
+    for leaf in jax.tree.leaves(params):
+        if leaf.shape[:1] != (block.spec.layers,):
+            raise ValueError(
+                f"{'/'.join((*module.path, name))} holds an array of the shape {leaf.shape} where the model has "
+                f"{block.spec.layers} layers; these parameters are another model's"
+            )
+    return params
+
+
+def _init_layers(key: jax.Array, block: Any, shape_BND: tuple[int, ...], options: dict[str, Any]) -> Any:
     """The parameters of L independent blocks, stacked; each box of logical names gains "layers" in front."""
 
     def init(key: jax.Array) -> Any:

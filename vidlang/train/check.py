@@ -7,7 +7,7 @@ built here in shapes only: its model, objective and optimizer take one step on a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,18 +27,21 @@ from vidlang.train import build, carry, curriculum, sources
 from vidlang.train.initial import combine, tower_of, tower_of_weights
 from vidlang.train.optimizer import check_patterns
 from vidlang.train.origins import Run, Weights, origins
-from vidlang.train.prepared import build_optimizer
+from vidlang.train.program import Program, stage_program
 from vidlang.train.recipe import Recipe, Runtime, Stage
 from vidlang.train.saved import find_checkpoint, params_shapes
-from vidlang.train.step import Fields, pick_inputs, state_shardings, with_video
+from vidlang.train.step import Fields, pick_inputs, with_video
 
 # Stands for a dataset whose size nobody knows yet: so many clips that a warm-up fits into any duration in epochs.
 MANY = 10**12
 SEEDS = 2**32
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raises now what training any of the stages would raise later, for all that needs no data."""
+def check_recipe(recipe: Recipe) -> list[Program | None]:
+    """Raises now what training any of the stages would raise later, for all that needs no data.
+
+    Gives the programs of the stages, traced; None where only the data can tell what a batch holds.
+    """
     last = recipe.seed_of(len(recipe.stages) - 1) if _is_whole(recipe.seed) else -1
     if not (_is_whole(recipe.seed) and 0 <= recipe.seed <= last < SEEDS):
         raise ValueError(
@@ -47,7 +50,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     _check_runtime(recipe.runtime)
     mesh = make_mesh(recipe.mesh)
-    known: list[Any] = []
+    programs: list[Program | None] = []
     with use_mesh(mesh):
         for index, stage in enumerate(recipe.stages):
             with _named(f"stage {stage.name!r}"):
@@ -58,10 +61,10 @@ def check_recipe(recipe: Recipe) -> None:
                 check_patterns("init_allow", stage.init_allow)
                 # What columns of one's own are like, only the table knows.
                 is_known = all(expected_field(name) for spec in specs for name in spec.fields)
-                params = _check_step(recipe, index, specs, total, mesh) if is_known else None
-                _check_origins(recipe, index, params, known)
-            known.append(params)
+                programs.append(_check_step(recipe, index, specs, total, mesh) if is_known else None)
+                _check_origins(recipe, index, [None if program is None else program.params for program in programs])
     curriculum.check(recipe.curriculum, recipe.stages)
+    return programs
 
 
 def _check_runtime(runtime: Runtime) -> None:
@@ -144,23 +147,21 @@ def _check_shared(batch_size: int) -> None:
         raise ValueError(f"batch_size {batch_size} does not divide over {processes} processes; choose a multiple")
 
 
-def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: int, mesh: Mesh) -> Any:
-    """The parameters as shapes, after one step and a look at the clips of each evaluation, all in shapes."""
+def _check_step(recipe: Recipe, index: int, specs: Sequence[ClipSpec], total: int, mesh: Mesh) -> Program:
+    """The stage's program, after one step and a look at the clips of each evaluation, all in shapes."""
     stage = recipe.stages[index]
     shapes = list(sources.batch_fields(stage, None).values())
-    model = build.model(stage)
-    optimizer = build_optimizer(model, shapes[0], stage, total)
-    state, _ = state_shardings(model, optimizer, shapes[0], mesh)
-    step = build.train_step(recipe, index, model, optimizer)
+    program = stage_program(recipe, index, shapes[0], total)
     for fields in shapes:
-        _in_shapes(step, state, fields)
+        with _other_model():
+            program.traced(mesh, fields)
     for evaluation in stage.evals:
         other, dials = build.eval_spec(stage, evaluation), build.eval_dials(stage, evaluation)
         same = all(getattr(other, name) == getattr(specs[0], name) for name in ("video_shape", "text_length"))
         if not same or dials != OFF:
             with _named(evaluation.label):
-                _check_call(model, state.params, _eval_fields(stage.batch_size, other), dials)
-    return state.params
+                _check_call(program.model, program.params, _eval_fields(stage.batch_size, other), dials)
+    return program
 
 
 def _eval_fields(size: int, spec: ClipSpec) -> Fields:
@@ -180,23 +181,25 @@ def _check_call(model: nn.Module, params: Any, fields: Fields, dials: Dials) -> 
         inputs, rngs = pick_inputs(model, with_video(batch)), streams(jax.random.key(0))
         return model.apply({"params": params}, *inputs, train=False, dials=dials, rngs=rngs)
 
-    _in_shapes(forward, params, fields)
+    with _other_model():
+        jax.eval_shape(forward, params, dict(fields))
 
 
-def _in_shapes(function: Callable[..., Any], tree: Any, fields: Fields) -> None:
-    """Runs a function of parameters, or a state with them, and a batch in shapes."""
+@contextlib.contextmanager
+def _other_model() -> Iterator[None]:
+    """Explains parameters that are not those which the model was made with."""
     try:
-        jax.eval_shape(function, tree, dict(fields))
+        yield
     except ScopeParamShapeError as error:
         raise ValueError(f"its clips need another model than the stage's clips do: {error}") from error
 
 
-def _check_origins(recipe: Recipe, index: int, params: Any, known: Sequence[Any]) -> None:
+def _check_origins(recipe: Recipe, index: int, known: Sequence[Any]) -> None:
     """Raises where a source is not there, and what taking parameters from it would raise when the stage begins.
 
-    known: the parameters of the stages before, as shapes, None where they are not known.
+    known: the parameters of the stages up to this one, as shapes, None where they are not known.
     """
-    stage = recipe.stages[index]
+    stage, params = recipe.stages[index], known[-1]
     sources: list[tuple[str, Any, carry.Tower | None]] = []
     are_known = params is not None
     for origin in origins(recipe.stages, index):

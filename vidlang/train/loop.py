@@ -22,6 +22,7 @@ from vidlang.train.checkpoint import Checkpoints
 from vidlang.train.goodput import read_goodput
 from vidlang.train.predict import is_due
 from vidlang.train.prepared import Extras, Prepared, prepare
+from vidlang.train.program import Program
 from vidlang.train.recipe import Recipe
 from vidlang.train.signals import EvaluationLeft, Interrupted, StopRequest
 from vidlang.train.step import TrainState
@@ -35,14 +36,15 @@ def train_stage(
     config: Mapping[str, Any],
     stop: StopRequest,
     extras: Extras = Extras(),  # noqa: B008
+    checked: Program | None = None,
 ) -> dict[str, float]:
     """Trains a stage to its end, from its newest checkpoint if it has one, and returns its last metrics.
 
-    `folders` are those of all stages of the recipe.
+    `folders` are those of all stages of the recipe; `checked` is what its check gave for this one.
     """
     folder, metrics = folders[index], dict[str, float]()
     with contextlib.ExitStack() as stack:
-        run = prepare(stack, recipe, index, folders, config=config, stop=stop, extras=extras)
+        run = prepare(stack, recipe, index, folders, config=config, stop=stop, extras=extras, checked=checked)
         for step in range(run.start, run.total + 1):
             metrics = _look(run, step, stop)
             if step < run.total:

@@ -9,49 +9,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from vidlang.core import cluster, tree
-from vidlang.core.config import call, steps
+from vidlang.core.config import steps
 from vidlang.core.metrics import SilentWriter, Writer
 from vidlang.core.sharding import Mesh, batch_ways, make_mesh, use_mesh
 from vidlang.core.wandb_writer import WandbWriter
 from vidlang.data.clips import ClipTable
-from vidlang.train import build, sources
+from vidlang.train import sources
 from vidlang.train.checkpoint import Checkpoints, opened
 from vidlang.train.feed import Feed, Shape
 from vidlang.train.goodput import TRAIN, Ledger
 from vidlang.train.guard import Watch
 from vidlang.train.initial import awaited, take_params
 from vidlang.train.meter import Meter
-from vidlang.train.optimizer import Optimizer, make_optimizer
 from vidlang.train.origins import origins
 from vidlang.train.predict import Evaluations, Predict
 from vidlang.train.profiling import Profiler, Steps
+from vidlang.train.program import Program, stage_program
 from vidlang.train.recipe import Recipe, Runtime, Stage
 from vidlang.train.saved import check_same_data, make_note
 from vidlang.train.signals import StopRequest
-from vidlang.train.step import (
-    Fields,
-    TrainState,
-    abstract_params,
-    compile_step,
-    create_state,
-    state_shardings,
-)
+from vidlang.train.step import Fields, TrainState
 
 
 @dataclass(frozen=True)
 class Extras:
     """What a training may be told besides its recipe: nothing here changes a result.
 
-    profile: steps to trace. ideal: seconds of a step at the devices' peak, from (step, state, fields of a batch).
+    profile: steps to trace. ideal: seconds of a step at the devices' peak, from its traced program.
     exchanges: what the devices send each other in a compiled step, in words; where a mesh has several of them.
     """
 
     profile: Steps | None = None
-    ideal: Callable[[Callable[..., Any], TrainState, Fields], float | None] | None = None
+    ideal: Callable[[Any], float | None] | None = None
     exchanges: Callable[[Any], str] | None = None
 
 
@@ -99,23 +91,28 @@ def prepare(
     config: Mapping[str, Any],
     stop: StopRequest,
     extras: Extras,
+    checked: Program | None,
 ) -> Prepared:
-    """Makes the stage ready, in the mesh of the recipe; `stack` closes what was opened."""
+    """Makes the stage ready, in the mesh of the recipe; `stack` closes what was opened.
+
+    checked: the program that the check of the recipe made, where it could.
+    """
     stage, runtime, folder = recipe.stages[index], recipe.runtime, folders[index]
     mesh = make_mesh(recipe.mesh)
     stack.enter_context(use_mesh(mesh))
     ledger = Ledger(None if jax.process_index() else folder.parent, folder.name)
     stack.callback(ledger.close)
     data = _read_data(stage, folder, stop)
-    model = build.model(stage)
-    sources.check_classes(stage, data.clips, getattr(model, "heads", {}))
-    optimizer = build_optimizer(model, data.fields, stage, data.total)
+    if checked is None or not checked.is_of(data.fields, data.total):
+        checked = stage_program(recipe, index, data.fields, data.total)
+    program = checked
+    sources.check_classes(stage, data.clips, getattr(program.model, "heads", {}))
 
     ledger.turn_to("restore")
     checkpoints = stack.enter_context(
         opened(Checkpoints(folder, stage.checkpoint, make_note(config, index, data.fields, data.identity)))
     )
-    state, origin = _first_state(checkpoints, recipe, index, folders, model, optimizer, data.fields, mesh)
+    state, origin = _first_state(checkpoints, recipe, index, folders, program, mesh)
     start, total = int(jax.device_get(state.step)), data.total
     profiler = Profiler(extras.profile, folder, start=start, total=total)
     stack.callback(profiler.close)
@@ -126,14 +123,15 @@ def prepare(
     # Opened before the step is compiled: the first batches are made meanwhile.
     stream = stack.enter_context(sources.train_stream(recipe, index, data.clips, start_step=start))
     ledger.turn_to("compile")
-    train_step = build.train_step(recipe, index, model, optimizer)
-    compiled = _compile(train_step, state, data.shapes, mesh, writer)
+    compiled = _compile(program, data.shapes, mesh, writer)
     if extras.exchanges and mesh.size > 1:
         writer.say(extras.exchanges(next(iter(compiled.values()))))
-    ideal = {shape: extras.ideal(train_step, state, data.shapes[shape]) for shape in compiled} if extras.ideal else {}
+    ideal = {}
+    if extras.ideal:
+        ideal = {shape: extras.ideal(program.traced(mesh, fields).jaxpr) for shape, fields in data.shapes.items()}
 
     ledger.turn_to("start")
-    evaluations = Evaluations(stage, Predict(model, mesh, before=stop.leave_evaluation), runtime, total=total)
+    evaluations = Evaluations(stage, Predict(program.model, mesh, before=stop.leave_evaluation), runtime, total=total)
     with stop.at_once(f"step {start} of {total} in stage {stage.name!r}, while its evaluations were prepared"):
         evaluations.prepare()
     save_every = steps(stage.checkpoint.every, batch_size=stage.batch_size, total=total)
@@ -163,39 +161,29 @@ def _first_state(
     recipe: Recipe,
     index: int,
     folders: Sequence[Path],
-    model: nn.Module,
-    optimizer: Optimizer,
-    fields: Fields,
+    program: Program,
     mesh: Mesh,
 ) -> tuple[TrainState, str]:
     """(state, where it is from): this stage's newest readable checkpoint, else another's parameters, else scratch."""
     stage = recipe.stages[index]
-    abstract, _ = state_shardings(model, optimizer, fields, mesh)
-    state = checkpoints.restore(abstract)
+    state = checkpoints.restore(program.state(mesh))
     if state is not None:
         return state, "its own checkpoint"
     found, seed = origins(recipe.stages, index), recipe.seed_of(index)
-    blank = awaited(found, stage, abstract.params)
-    state = create_state(model, optimizer, fields, mesh, seed, blank=blank)
-    return take_params(state, found, folders, stage, fields, mesh) if found else (state, "scratch")
+    state = program.born(mesh, seed, blank=awaited(found, stage, program.params))
+    return take_params(state, found, folders, stage, program.fields, mesh) if found else (state, "scratch")
 
 
 def _compile(
-    train_step: Callable[..., Any], state: TrainState, shapes: Mapping[Shape, Fields], mesh: Mesh, writer: Writer
+    program: Program, shapes: Mapping[Shape, Fields], mesh: Mesh, writer: Writer
 ) -> dict[Shape, Callable[..., Any]]:
     """The step, once for each shape of batch; another shape later is an error instead of a silent compilation."""
     began = time.monotonic()
-    compiled = {shape: compile_step(train_step, state, fields, mesh) for shape, fields in shapes.items()}
+    compiled: dict[Shape, Callable[..., Any]] = {
+        shape: program.compile(mesh, fields) for shape, fields in shapes.items()
+    }
     writer.say(f"compiled the step in {time.monotonic() - began:.1f} s")
     return compiled
-
-
-def build_optimizer(model: nn.Module, fields: Fields, stage: Stage, total: int) -> Optimizer:
-    """The optimizer of a stage of `total` steps."""
-    params = abstract_params(model, fields)
-    counts = {"total_steps": total, "batch_size": stage.batch_size}
-    own = getattr(model, "frozen", {})
-    return call(make_optimizer, stage.optimizer, what="optimizer", params=params, freeze_rows=own, **counts)
 
 
 def open_writer(

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from vidlang.core.config import differing_keys, fingerprint
-from vidlang.core.sharding import Mesh, replicated
+from vidlang.core.sharding import Mesh, replicated, use_mesh
 from vidlang.core.tree import flatten_paths, path_name
 from vidlang.train.digest import digest
 from vidlang.train.recipe import result_config
@@ -154,8 +154,11 @@ def restore_params(stage_folder: Path, step: int, mesh: Mesh, like: Any = None) 
         # As in Checkpoints.restore: a damaged file can raise anything.
         raise ValueError(f"the parameters in {folder} cannot be read: {error}") from error
     saved = read_note(stage_folder, step).get(PARAMS_DIGEST)
-    # None in checkpoints of before.
-    if saved is not None and saved != digest(params):
+    # Whatever mesh is in use, the parameters are on this one.
+    with use_mesh(mesh):
+        is_same = saved is None or saved == digest(params)
+    # Checkpoints of before say nothing.
+    if not is_same:
         raise ValueError(
             f"the parameters in {folder} are not those that were saved: the files have changed since. Take another "
             "checkpoint of the run, or bring this one back from a backup"

@@ -37,6 +37,7 @@ from vidlang.train.extract import make
 from vidlang.train.loop import train_stage
 from vidlang.train.origins import only_run, origins
 from vidlang.train.prepared import Extras
+from vidlang.train.program import Program
 from vidlang.train.recipe import Recipe, read_recipe
 from vidlang.train.run_files import CONFIG, METRICS, is_finished, read_metrics, write_json
 from vidlang.train.saved import all_steps, check_same_result, stage_folders
@@ -59,7 +60,7 @@ def train(config: Any, workdir: str | Path, *, extras: Extras = Extras()) -> dic
     if jax.distributed.is_initialized():
         cluster.agree({**versions.facts(), "the devices": _devices(), **cluster.parts("config", plain, depth=3)})
     recipe = read_recipe(config)
-    check_recipe(recipe)
+    programs = check_recipe(recipe)
     with _locked(workdir):
         _check_workdir(workdir, recipe, plain)
         if jax.process_index() == 0:
@@ -69,7 +70,9 @@ def train(config: Any, workdir: str | Path, *, extras: Extras = Extras()) -> dic
             try:
                 for index in range(len(recipe.stages)):
                     trains = not is_finished(workdir / recipe.folder(index))
-                    metrics = _run_stage(recipe, index, workdir, plain, stop, extras)
+                    # Taken out of the list, for a trace is large and of no use after its stage.
+                    checked, programs[index] = programs[index], None
+                    metrics = _run_stage(recipe, index, workdir, plain, stop, extras, checked)
                     extras = dataclasses.replace(extras, profile=None) if trains else extras
             except Interrupted as interruption:
                 _say_goodbye(interruption)
@@ -86,7 +89,13 @@ def _devices() -> str:
 
 
 def _run_stage(
-    recipe: Recipe, index: int, workdir: Path, config: Mapping[str, Any], stop: StopRequest, extras: Extras
+    recipe: Recipe,
+    index: int,
+    workdir: Path,
+    config: Mapping[str, Any],
+    stop: StopRequest,
+    extras: Extras,
+    checked: Program | None,
 ) -> dict[str, float]:
     """Trains stage `index`, unless it is finished; returns its last metrics."""
     folder = workdir / recipe.folder(index)
@@ -97,7 +106,7 @@ def _run_stage(
     folders = [workdir / recipe.folder(each) for each in range(len(recipe.stages))]
     if recipe.stages[index].extract:
         _extract(recipe, index, only_run(origins(recipe.stages, index), folders), stop)
-    metrics = train_stage(recipe, index, folders, config=config, stop=stop, extras=extras)
+    metrics = train_stage(recipe, index, folders, config=config, stop=stop, extras=extras, checked=checked)
     if jax.process_index() == 0:
         write_json(folder / METRICS, metrics)
     if jax.process_count() > 1:

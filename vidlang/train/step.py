@@ -69,9 +69,14 @@ def boxed_params(model: nn.Module, fields: Fields, key: Any) -> Any:
     return model.init({"params": key}, *inputs, train=False)["params"]
 
 
+def abstract_boxed(model: nn.Module, fields: Fields) -> Any:
+    """Shapes and dtypes of the parameters in their boxes; nothing is computed."""
+    return jax.eval_shape(lambda key: boxed_params(model, fields, key), jax.eval_shape(lambda: jax.random.key(0)))
+
+
 def abstract_params(model: nn.Module, fields: Fields) -> Any:
-    """Shapes and dtypes of the parameters, without boxes; nothing is computed."""
-    return nn.unbox(jax.eval_shape(lambda key: boxed_params(model, fields, key), jax.random.key(0)))
+    """The same without boxes."""
+    return nn.unbox(abstract_boxed(model, fields))
 
 
 def init_params(model: nn.Module, fields: Fields, mesh: Mesh, seed: int) -> Any:
@@ -85,30 +90,37 @@ def init_params(model: nn.Module, fields: Fields, mesh: Mesh, seed: int) -> Any:
     return jax.jit(lambda key: nn.unbox(boxed(key)), out_shardings=shardings)(key)
 
 
-def state_shardings(model: nn.Module, optimizer: Optimizer, fields: Fields, mesh: Mesh) -> tuple[Any, TrainState]:
-    """(the state as shapes, dtypes and shardings, the shardings alone)."""
-    boxed = jax.eval_shape(_birth(model, optimizer, fields), jax.random.key(0))
-    shardings = tree_shardings(boxed, mesh)
+def state_shardings(boxed: Any, optimizer: Optimizer, mesh: Mesh) -> tuple[TrainState, TrainState]:
+    """(the state as shapes, dtypes and shardings, the shardings alone) of parameters in boxes, themselves shapes."""
+    state = jax.eval_shape(lambda params: with_moments(params, optimizer), boxed)
+    shardings = tree_shardings(state, mesh)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        nn.unbox(boxed),
+        nn.unbox(state),
         shardings,
     )
     return abstract, shardings
 
 
 def create_state(
-    model: nn.Module, optimizer: Optimizer, fields: Fields, mesh: Mesh, seed: int, *, blank: Collection[str] = ()
+    model: nn.Module,
+    optimizer: Optimizer,
+    fields: Fields,
+    mesh: Mesh,
+    seed: int,
+    *,
+    blank: Collection[str] = (),
+    boxed: Any = None,
 ) -> TrainState:
     """A fresh state, born in shards: no device ever holds what is not its own. The same seed gives it on any mesh.
 
     blank: parameters that are read from files afterwards, by path: they are zeros, and nothing is drawn for them.
+    boxed: the parameters as shapes in their boxes, where these are known.
     """
-    birth = _birth(model, optimizer, fields)
-    _, shardings = state_shardings(model, optimizer, fields, mesh)
+    _, shardings = state_shardings(abstract_boxed(model, fields) if boxed is None else boxed, optimizer, mesh)
 
     def born(key: jax.Array) -> TrainState:
-        state: TrainState = nn.unbox(birth(key))
+        state: TrainState = nn.unbox(with_moments(boxed_params(model, fields, key), optimizer))
         params = jax.tree_util.tree_map_with_path(
             lambda path, leaf: jnp.zeros_like(leaf) if path_name(path) in blank else leaf, state.params
         )
@@ -177,15 +189,15 @@ def _kept_unless(fine: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(pick, new, old, is_leaf=is_schedule)
 
 
-def compile_step(train_step: Callable[..., Any], state: TrainState, fields: Fields, mesh: Mesh) -> Any:
-    """The step compiled for these shapes and shardings; it consumes the state that it is given."""
+def trace_step(train_step: Callable[..., Any], state: TrainState, fields: Fields, mesh: Mesh) -> jax.stages.Traced:
+    """The step traced for these shapes and shardings; compiled, it consumes the state that it is given."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     batch = {
         name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=batch_sharding(mesh))
         for name, field in fields.items()
     }
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-    return jitted.lower(state, batch).compile()
+    return jitted.trace(state, batch)
 
 
 def device_fields(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -212,11 +224,7 @@ def _narrow(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(dtype, copy=False)
 
 
-def _birth(model: nn.Module, optimizer: Optimizer, fields: Fields) -> Callable[[jax.Array], TrainState]:
-    def birth(key: jax.Array) -> TrainState:
-        params = boxed_params(model, fields, key)
-        # Moments are made from boxed parameters, so they inherit the axes and with them the shards.
-        trained, _ = optimizer.split(params)
-        return TrainState(jnp.zeros([], jnp.int32), params, optimizer.transform.init(trained))
-
-    return birth
+def with_moments(params: Any, optimizer: Optimizer) -> TrainState:
+    """A state before its first step. Moments of boxed parameters inherit their axes, and with these the shards."""
+    trained, _ = optimizer.split(params)
+    return TrainState(jnp.zeros([], jnp.int32), params, optimizer.transform.init(trained))
