@@ -33,9 +33,17 @@ from absl import flags  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Files with tests of minutes.
+LONGEST = ("test_chaos.py", "test_recipes.py")
+
 # Grain's worker processes need parsed flags; outside absl.app nothing else parses them.
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The slow tests first, the longest at the very front: begun last, one would keep a single worker busy."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.path.name not in LONGEST))
 
 
 def pytest_collection_finish() -> None:

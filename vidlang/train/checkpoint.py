@@ -37,6 +37,9 @@ from vidlang.train.step import TrainState
 DIGEST = "digest"
 # How long between two looks whether a save is done, and whether another process has left.
 LOOK_SECONDS, OTHERS_SECONDS = 0.005, 1.0
+# Arrays of fewer bytes are written whole by one device that has them. Larger ones are by all that do, a part each, and
+# to cut one out is a program to compile for each shape.
+SHARED_WRITING_BYTES = 2**20
 
 
 class Checkpoints:
@@ -276,6 +279,8 @@ class _Meeting:
 
 
 def _open(folder: Path, policy: _KeepLatestAndBest, meeting: _Meeting) -> ocp.CheckpointManager:
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARED_WRITING_BYTES)
+    ocp.type_handlers.register_type_handler(jax.Array, arrays, override=True)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
         enable_async_checkpointing=True,
