@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from vidlang.core.tree import flatten_paths
+from vidlang.nn import transformer
 from vidlang.nn.spec import TransformerSpec
 from vidlang.nn.transformer import Block, Stack
 
@@ -187,3 +189,18 @@ def test_impossible_spec_is_named(change: dict[str, Any], words: str) -> None:
 def test_tokens_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match="tokens have width 8; transformer.width is 16"):
         jax.eval_shape(Stack(SPEC).init, jax.random.key(0), X[..., :8])
+
+
+def test_parameters_of_another_model_are_refused(params: Any) -> None:
+    more = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), params)
+    with pytest.raises(ValueError, match=r"layers holds an array of the shape \(3, .* where the model has 2 layers"):
+        jax.eval_shape(lambda p: Stack(SPEC).apply({"params": p}, X), more)
+    wide = dataclasses.replace(SPEC, mlp=48)
+    with pytest.raises(ScopeParamShapeError, match="mlp_in"):
+        jax.eval_shape(lambda p: Stack(wide).apply({"params": p}, X), params)
+
+
+def test_an_application_makes_no_fresh_layers(params: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To trace that takes as long as to trace a layer."""
+    monkeypatch.setattr(transformer, "_init_layers", lambda *some: pytest.fail("layers were made"))
+    jax.eval_shape(lambda p: Stack(SPEC).apply({"params": p}, X), params)
