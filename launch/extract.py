@@ -7,20 +7,23 @@
 
 Each clip is cut into 16 segments of as many frames as the model was trained with, or each different clip into windows.
 What was made stays: a run that was killed goes on when the same command is given again, other widths are added to the
-same store, and --part=0/4 to --part=3/4 share the work among four processes or machines. Exit code 2 with a sentence
-where it cannot be done.
+same store, and --part=0/4 to --part=3/4 share the work among four processes or machines that know nothing of each
+other; several JAX processes (docs/clusters.md) share it by themselves. Exit code 2 with a sentence where it cannot be
+done.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from absl import flags
 
 from launch import cli
+from vidlang.core import cluster
 from vidlang.data.features import cuts
 from vidlang.data.features.writer import DTYPES
 from vidlang.train import build
-from vidlang.train.extract import Part, extract, stage_of
+from vidlang.train.extract import Part, extract, stage_of, wait_for_others
 
 RUN = flags.DEFINE(cli.PATH, "run", None, "A run, a stage folder of it, or one checkpoint.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if not given.")
@@ -46,6 +49,7 @@ WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode; -1: as many
 def main(argv: list[str]) -> None:
     """Extracts, and says how far it is."""
     del argv
+    cluster.join()
     stage, progress = stage_of(RUN.value, STEP.value), cli.ClipProgress()
     table = build.table(stage.data if DATA.value is None else cli.section("data", DATA.value), "data")
     report = extract(
@@ -62,9 +66,11 @@ def main(argv: list[str]) -> None:
         step=STEP.value,
         progress=lambda report: progress(report.done, report.total),
     )
+    wait_for_others(OUT.value)
     broken = f", {report.broken} of which could not be read and are NaN" if report.broken else ""
     nothing = "all that this part has to make is there"
-    print(f"{OUT.value}: {report.done} clips encoded{broken}" if report.total else f"{OUT.value}: {nothing}")
+    who = f" by process {jax.process_index()}" if jax.process_count() > 1 else ""
+    print(f"{OUT.value}: {report.done} clips encoded{who}{broken}" if report.total else f"{OUT.value}: {nothing}{who}")
 
 
 def _cut(table: Any) -> cuts.Cuts:
@@ -88,4 +94,5 @@ def _variants() -> dict[str, Mapping[str, Any]]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    with cluster.leaving():
+        cli.run(main)

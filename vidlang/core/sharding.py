@@ -203,9 +203,9 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays from every process's own rows; the rows of process 0 come first, then those of process 1."""
+    """Global arrays from the own rows of every process of the mesh; those of process 0 come first, then process 1's."""
     sharding = batch_sharding(mesh)
-    processes = jax.process_count()
+    processes = processes_of(mesh)
     for name, array in batch.items():
         rows = array.shape[0] * processes
         if rows % batch_ways(mesh):
@@ -216,11 +216,20 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
+def processes_of(mesh: Mesh) -> int:
+    """How many processes the devices of a mesh belong to."""
+    return len({device.process_index for device in mesh.devices.flat})
+
+
 def to_host(x: Any) -> Any:
-    """The whole global array (or tree of them) in every process's memory, as numpy."""
-    if jax.process_count() > 1:
-        return jax.tree.map(lambda leaf: np.asarray(multihost_utils.process_allgather(leaf, tiled=True)), x)
-    return jax.tree.map(np.asarray, jax.device_get(x))
+    """The whole array (or tree of them) in the memory of every process that has a part of it, as numpy."""
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(whole, x)))
 
 
 def per_batch_shard(function: Callable[..., Any], *arrays: jax.Array, replicated: tuple[Any, ...] = ()) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from vidlang.core.sharding import make_mesh, use_mesh
 from vidlang.data.broken import BrokenClips
@@ -22,10 +23,10 @@ from vidlang.data.features.writer import FeatureWriter
 from vidlang.data.pipeline import ClipSpec, eval_batches
 from vidlang.evals._embed import VIDEO_FIELDS
 from vidlang.train import build
-from vidlang.train.evaluate import EVERY_DEVICE, choose_checkpoint, restore_model
+from vidlang.train.evaluate import EVERY_DEVICE, choose_checkpoint
 from vidlang.train.predict import Predict
 from vidlang.train.recipe import Extraction, Stage, read_recipe
-from vidlang.train.saved import read_note
+from vidlang.train.saved import read_note, restore_params
 
 # How clips are looked at unless `clip` says another: all moments alike, the middle of the picture.
 LOOK: Mapping[str, Any] = {"times": {"name": "middle"}, "crop": {"name": "center"}}
@@ -43,6 +44,10 @@ class Part:
     def __post_init__(self) -> None:
         if not 0 <= self.number < self.count:
             raise ValueError(f"part {self.number} of {self.count} does not exist; parts are numbered from 0")
+
+    def of_process(self) -> Part:
+        """What this JAX process does of it: they share no arrays, only the work."""
+        return Part(self.number * jax.process_count() + jax.process_index(), self.count * jax.process_count())
 
     @classmethod
     def read(cls, text: str) -> Part:
@@ -88,10 +93,9 @@ def extract(
 
     variants: for each the dials it is encoded at, on top of those that the run is evaluated at. frames: of a segment or
     window. clip: how clips are looked at, on top of `LOOK` and the run's own size and pixels. batch_size: clips at a
-    time, of which each has all its segments.
+    time, of which each has all its segments. Several JAX processes share the part, each on its own devices.
     """
-    if jax.process_count() > 1:
-        raise ValueError("an extraction shares no arrays between processes: start each by itself, with its own --part")
+    part = part.of_process()
     folder, step = choose_checkpoint(run, step)
     note = read_note(folder, step)
     stage = read_recipe(note["config"]).stages[note["stage"]]
@@ -106,12 +110,16 @@ def extract(
     lacking = {piece: [name for name in variants if not writer.has(name, piece.file)] for piece in mine}
     lacking = {piece: names for piece, names in lacking.items() if names}
     report = Report(sum(piece.rows for piece in lacking))
+    if not _anybody(bool(lacking)):
+        return report
+    # By all processes or none, for reading a checkpoint they wait for each other.
+    mesh = make_mesh(EVERY_DEVICE, jax.local_devices())
+    network, params = build.model(stage), restore_params(folder, step, mesh)
     if not lacking:
         return report
     table = cuts.clips.select(_filled_up(lacking, batch_size))
     broken = BrokenClips(table, max_broken_share)
-    network, params, _ = restore_model(folder, step=step)
-    with use_mesh(mesh := make_mesh(EVERY_DEVICE)):
+    with use_mesh(mesh):
         predict = Predict(network, mesh)
         encoders = {name: _encoder(predict.at(found), params, cuts.each) for name, found in dials.items()}
         batches = eval_batches(table, None, spec, batch_size=batch_size, workers=workers, broken=broken)
@@ -127,13 +135,26 @@ def extract(
     return report
 
 
+def _anybody(lacks: bool) -> bool:
+    """Whether it is so in any process."""
+    return lacks if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(lacks)).any())
+
+
 def make(wanted: Extraction, run: str, *, workers: int) -> Report:
-    """What a stage wants extracted before it begins, by the parameters of a run."""
+    """What a stage wants extracted before it begins, by the parameters of a run; the report is of this process."""
     table = build.table(wanted.data, "data of extract")
     cuts = segments(table, count=wanted.segments, shard_rows=wanted.shard_rows)
     variants = {width: {"widths": width} for width in wanted.widths} or {"full": {}}
     how: dict[str, Any] = {"frames": wanted.frames, "batch_size": wanted.batch_size, "workers": workers}
-    return extract(run, cuts, wanted.out, variants=variants, **how)
+    report = extract(run, cuts, wanted.out, variants=variants, **how)
+    wait_for_others(wanted.out)
+    return report
+
+
+def wait_for_others(out: str | Path) -> None:
+    """Returns when each JAX process has made its share of a store."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"the features {out} are made")
 
 
 def _clip_spec(stage: Stage, clip: Mapping[str, Any], frames: int) -> ClipSpec:

@@ -1,8 +1,8 @@
 """What evaluators get in their hands: a trained model as a function from host rows to host rows, and when to run them.
 
-`predict("embed_video", params, video_BTHWC=...)` calls that method of the model on all devices. Each process gives its
-own rows and gets the rows of all processes, those of process 0 first. Clips may come as yuv_BTXW; the method gets
-video_BTHWC.
+`predict("embed_video", params, video_BTHWC=...)` calls that method of the model on all devices of the mesh. Each
+process that has some of these gives its own rows and gets the rows of all of them, those of process 0 first. Clips may
+come as yuv_BTXW; the method gets video_BTHWC.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vidlang.core.config import call, load_module, steps
-from vidlang.core.sharding import Mesh, batch_sharding, batch_ways, put_batch, to_host
+from vidlang.core.sharding import Mesh, batch_sharding, batch_ways, processes_of, put_batch, to_host
 from vidlang.ops.dials import OFF, Dials, streams
 from vidlang.train import build
 from vidlang.train.recipe import Runtime, Stage
@@ -56,7 +56,7 @@ class Predict:
         if len(set(rows.values())) != 1:
             raise ValueError(f"{method} needs arrays with equally many rows; found {rows}")
         count = next(iter(rows.values()))
-        processes = jax.process_count()
+        processes = processes_of(self._mesh)
         multiple = -(-batch_ways(self._mesh) // processes)
         padded = {name: _pad_rows(array, -count % multiple) for name, array in host_arrays.items()}
 
