@@ -89,8 +89,6 @@ def step_memory(program: Program, mesh: Mesh) -> StepMemory:
             f"batch_size {program.batch_size} does not divide over the {ways} devices of the mesh axes data and fsdp; "
             "choose a multiple"
         )
-    # Outside of the mesh: its devices may be a topology's, on which nothing can be run, not even the making of a key.
-    program.state(mesh)
     with use_mesh(mesh):
         return memory_of(program.compile(mesh), mesh)
 
