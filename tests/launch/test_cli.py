@@ -20,6 +20,8 @@ def parse(monkeypatch, capsys):
 
     def parse(*arguments, **options):
         monkeypatch.setattr(sys, "argv", ["launcher", *arguments])
+        # Under this name a config file is loaded into the module of the one before, with what that one had.
+        monkeypatch.delitem(sys.modules, "config_config", raising=False)
         config_flags.DEFINE_config_file("config", lock_config=True)
         try:
             cli._parse(sys.argv, **options)
