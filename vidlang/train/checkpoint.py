@@ -33,7 +33,7 @@ from vidlang.train.recipe import CheckpointPlan
 from vidlang.train.saved import FOLDER, METRICS, NOTE, PARAMS_DIGEST, all_steps, none_readable, read_note
 from vidlang.train.step import TrainState
 
-# Key of the note, beside those of `make_note`, and PARAMS_DIGEST.
+# Key of the note for the digest of the whole state, beside that of its parameters.
 DIGEST = "digest"
 # How long between two looks whether a save is done, and whether another process has left.
 LOOK_SECONDS, OTHERS_SECONDS = 0.005, 1.0

@@ -19,7 +19,8 @@ STRIDES = (2654435761, 2246822519, 3266489917, 668265263, 374761393, 2869860233,
 
 def digest(tree: Any) -> int:
     """The number of a tree of arrays, which lie on the devices in whatever layout; all processes call it."""
-    # A program for each shape and not one for the tree: of 900 leaves, that one took a minute to compile.
+    # A program for each shape and not one for the tree: of 288 leaves of twelve shapes, that one took six times as long
+    # to compile.
     parts = [_digest_of(leaf, np.uint32(number)) for number, leaf in enumerate(jax.tree.leaves(tree))]
     return sum(int(part) for part in jax.device_get(parts)) % 2**32
 

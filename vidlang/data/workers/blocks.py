@@ -13,6 +13,7 @@ import mmap
 import os
 import secrets
 import tempfile
+import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ SHARED_MEMORY = "/dev/shm"
 # Arrays begin where the widest vector instructions and the accelerator's runtime want them.
 _ALIGN = 64
 _FREE = "-free"
+# Held while a block is made. Of the process: a worker gets several copies of its stream's Blocks.
+_making = threading.Lock()
 
 
 def shared_folder() -> str:
@@ -60,12 +63,13 @@ class Blocks:
     def make(self, layout: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> tuple[Block, dict[str, np.ndarray]]:
         """A block and its arrays, to be filled by this process; one that is free again, or a new one."""
         size = sum(_span(shape, dtype) for shape, dtype in layout.values())
-        for path, memory in self._made.items():
-            if len(memory) == size and _rename(path + _FREE, path):
-                break
-        else:
-            path = self.path(f"{self._maker}-{len(self._made)}")
-            memory = self._made[path] = _new(path, size)
+        with _making:
+            for path, memory in self._made.items():
+                if len(memory) == size and _rename(path + _FREE, path):
+                    break
+            else:
+                path = self.path(f"{self._maker}-{len(self._made)}")
+                memory = self._made[path] = _new(path, size)
         return Block(path, layout), _arrays(memory, layout)
 
     def take(self, block: Block) -> dict[str, np.ndarray]:
@@ -90,6 +94,11 @@ class Blocks:
         beginning = Path(self._beginning)
         for path in beginning.parent.glob(f"{beginning.name}-*"):
             path.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """Removes all blocks, before this process ends: whoever would make another one here waits for that."""
+        _making.acquire()
+        self.clear()
 
 
 def _rename(path: str, other: str) -> bool:

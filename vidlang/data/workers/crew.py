@@ -256,7 +256,7 @@ def _begin_worker(blocks: Blocks, marks: Marks, index: int, count: int) -> None:
     global _worker
     _worker = index
     # A main process that is killed frees nothing.
-    end_with_parent(blocks.clear)
+    end_with_parent(blocks.end)
     marks.begin(index)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import multiprocessing.util
 import os
 import signal
 import threading
@@ -39,8 +38,6 @@ def end_with_parent(last: Callable[[], None] = lambda: None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A main process that is killed can end nobody; its helpers would wait for ever, and hold their memory.
     threading.Thread(target=_watch_parent, args=(last,), daemon=True).start()
-    # Its own main thread may notice first, by a pipe that broke, and end the process before the other has come to it.
-    multiprocessing.util.Finalize(None, _if_orphaned, args=(last,), exitpriority=0)
     _keep_freed_memory()
 
 
@@ -56,19 +53,11 @@ def _keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 128 << 20)
 
 
-def _if_orphaned(last: Callable[[], None]) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        last()
-
-
 def _watch_parent(last: Callable[[], None]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in helper processes only"
     parent.join()
-    # The main thread is still at work, and may have made something new meanwhile.
-    for _ in range(3):
-        last()
+    last()
     os._exit(1)
 
 
