@@ -1,5 +1,9 @@
 """Stages small enough to train in a test, batches for them, and meshes of one and of eight devices."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -128,6 +132,51 @@ def recipe(corpus, stage_config):
         return {"name": "tiny", "seed": seed, "mesh": mesh or {"data": -1}, "stages": stages}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def aggregator():
+    """The model section of an aggregator of features of eight numbers, of so many segments."""
+
+    def make(segments):
+        transformer = {"layers": 1, "width": 16, "heads": 2, "mlp": 16, "dtype": "float32"}
+        return {
+            "name": "aggregator",
+            "features": 8,
+            "segments": segments,
+            "transformer": transformer,
+            "text": {"vocab": 128, "max_length": 8, "transformer": transformer, "pool": "mean"},
+            "embed": 8,
+            "temperature": {"init": 0.07, "max_scale": 100.0, "learnable": True},
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def start_script(repository):
+    """Starts a Python text as `count` processes, which get (rank, count, port, others..., folder of tiny_config)."""
+
+    def start(script, count, *others, stdout=subprocess.DEVNULL):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        # How many devices there are is said to each process by itself.
+        flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+        environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(repository)}
+        arguments = [str(count), str(port), *map(str, others), str(repository / "tests" / "launch")]
+        return [
+            subprocess.Popen(
+                [sys.executable, "-c", script, str(rank), *arguments],
+                env=environment,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+
+    return start
 
 
 def retrieval(corpus):

@@ -191,9 +191,8 @@ def test_what_cannot_be_is_said(make, whole, run, table):
 
 
 @pytest.fixture
-def aggregating(stage_config, whole, corpus):
+def aggregating(stage_config, aggregator, whole, corpus):
     """A stage that learns from the features of this corpus."""
-    transformer = {"layers": 1, "width": 16, "heads": 2, "mlp": 16, "dtype": "float32"}
     features = {"store": str(whole), "variants": ("full", "half"), "segments": SEGMENTS, "width": 8}
     evaluation = {
         "name": "retrieval",
@@ -206,15 +205,7 @@ def aggregating(stage_config, whole, corpus):
         name="long",
         duration="3 steps",
         batch_size=8,
-        model={
-            "name": "aggregator",
-            "features": 8,
-            "segments": SEGMENTS,
-            "transformer": transformer,
-            "text": {"vocab": 128, "max_length": 8, "transformer": transformer, "pool": "mean"},
-            "embed": 8,
-            "temperature": {"init": 0.07, "max_scale": 100.0, "learnable": True},
-        },
+        model=aggregator(SEGMENTS),
         dials={},
         data={**corpus, "split": "train"},
         clip={"features": features, "text_length": 8},

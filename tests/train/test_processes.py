@@ -1,10 +1,6 @@
 """Two and four processes train as one does, and leave at the same step when only one of them is told to."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -55,29 +51,9 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(repository, corpus):
+def start(start_script, corpus):
     """Starts one training in `count` processes of eight devices together."""
-
-    def run(count, workdir, duration):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        # How many devices there are is said to each process by itself.
-        flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
-        environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(repository)}
-        arguments = [str(count), str(port), str(corpus), str(workdir), duration, str(repository / "tests" / "launch")]
-        return [
-            subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, str(rank), *arguments],
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(count)
-        ]
-
-    return run
+    return lambda count, workdir, duration: start_script(SCRIPT, count, corpus, workdir, duration)
 
 
 def finish(processes):
