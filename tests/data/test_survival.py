@@ -147,7 +147,7 @@ def short():
         seen.append(one["number_B"].tolist())
         for batch in batches:
             seen.append(batch["number_B"].tolist())
-            blocks.append(len([path for path in left_behind() if "marks" not in path.name]))
+            blocks.append(len([path for path in left_behind() if not path.name.endswith(("marks", "lock"))]))
         after = next(batches, None)
     return {"seen": seen, "blocks": blocks, "after": after, "first": (one["number_B"].tolist(), one["number_B"].flags)}
 

@@ -3,7 +3,8 @@
 A block is a file in the memory file system, and one holds all arrays of a batch. New memory is expensive, page by page,
 so blocks are used again: when the last array that looks into a block is gone, the main process gives the file another
 name, and the worker that made it finds it by that name. So a stream holds as many blocks as there are batches under way
-at once. All of them go with the stream, but for those that arrays still look into.
+at once. All of them go with the stream, but for those that arrays still look into; those of a program that was killed go
+with its workers, or when the next program looks (leftovers.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from vidlang.data.workers.leftovers import Claim
 
 SHARED_MEMORY = "/dev/shm"
 # Arrays begin where the widest vector instructions and the accelerator's runtime want them.
@@ -52,9 +55,14 @@ class Blocks:
         self._made: dict[str, mmap.mmap] = {}
         self._taken: dict[str, mmap.mmap] = {}
         self._maker = secrets.token_hex(4)
+        self._claim: Claim | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return Blocks, (self._beginning,)
+
+    def claim(self) -> None:
+        """To be called by the main process before anything is made, and again after `clear`."""
+        self._claim = self._claim or Claim(self._beginning)
 
     def path(self, name: str) -> str:
         """A further file of this stream, which goes with the blocks."""
@@ -94,6 +102,9 @@ class Blocks:
         beginning = Path(self._beginning)
         for path in beginning.parent.glob(f"{beginning.name}-*"):
             path.unlink(missing_ok=True)
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
 
     def end(self) -> None:
         """Removes all blocks, before this process ends: whoever would make another one here waits for that."""

@@ -80,6 +80,7 @@ class Crew:
             # Grain hands its flags to the processes it starts, and flags cannot be read before they were parsed.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
+            self._blocks.claim()
             self._marks.make()
             made = steps.map(_InWorker(maker, self._blocks, self._marks, dict(given_up)))
             options = grain.MultiprocessingOptions(

@@ -1,7 +1,7 @@
 """Temporary files of a stream: what workers map instead of being sent.
 
 A table that was never saved would go to every worker by value. It is written to a file once, and they all map it; so
-are its groups. Both go when the stream is closed.
+are its groups. Both go when the stream is closed, or after a program was killed when the next one looks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from types import TracebackType
 
 from vidlang.data.clips import ClipTable
 from vidlang.data.groups import Groups
+from vidlang.data.workers.leftovers import Claim
 
 
 class Spill:
@@ -19,6 +20,7 @@ class Spill:
 
     def __init__(self) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._claim: Claim | None = None
         self._tables: dict[int, ClipTable] = {}
 
     def table(self, table: ClipTable) -> ClipTable:
@@ -36,6 +38,7 @@ class Spill:
     def _path(self) -> str:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="vidlang-")
+            self._claim = Claim(self._folder.name)
         return self._folder.name
 
     def __enter__(self) -> Spill:
@@ -46,3 +49,5 @@ class Spill:
     ) -> None:
         if self._folder is not None:
             self._folder.cleanup()
+        if self._claim is not None:
+            self._claim.release()
