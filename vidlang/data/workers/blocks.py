@@ -3,8 +3,8 @@
 A block is a file in the memory file system, and one holds all arrays of a batch. New memory is expensive, page by page,
 so blocks are used again: when the last array that looks into a block is gone, the main process gives the file another
 name, and the worker that made it finds it by that name. So a stream holds as many blocks as there are batches under way
-at once. All of them go with the stream, but for those that arrays still look into; those of a program that was killed go
-with its workers, or when the next program looks (leftovers.py).
+at once. All of them go with the stream, but for those that arrays still look into; those of a program that was killed
+go with its workers, or when the next program looks (leftovers.py).
 """
 
 from __future__ import annotations
