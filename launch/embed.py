@@ -15,8 +15,9 @@ from absl import flags
 
 from launch import cli
 from vidlang.core import cluster
-from vidlang.serve.bulk import Look, Progress, embed
-from vidlang.serve.bulk_store import DTYPES, require_complete
+from vidlang.data.bulk_store import DTYPES, EMBEDDINGS, require_complete
+from vidlang.serve.bulk import Look, embed
+from vidlang.serve.bulk_work import Progress
 from vidlang.train import build
 from vidlang.train.extract import Part
 
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
     """Embeds, and says what was made and what there is; or only the latter."""
     del argv
     if CHECK.value:
-        print(*require_complete(OUT.value), "complete", sep="\n")
+        print(*require_complete(OUT.value, EMBEDDINGS), "complete", sep="\n")
         return
     if RUN.value is None or DATA.value is None:
         raise ValueError("give --run with the model and --data with the clips to embed; or --check to look at --out")

@@ -11,11 +11,12 @@ import pytest
 
 import vidlang
 from tests.serve.tiny_run import tiny_run
+from vidlang.data.bulk_store import EMBEDDINGS, check, require_complete
 from vidlang.data.chunks import open_store
 from vidlang.data.clips import ClipTable
-from vidlang.serve.bulk import Look, embed, filled_up, kept_columns
+from vidlang.serve.bulk import Look, embed
 from vidlang.serve.bulk_model import digest
-from vidlang.serve.bulk_store import check, require_complete
+from vidlang.serve.bulk_work import filled_up, kept_columns
 from vidlang.serve.portable import save_portable
 from vidlang.train import build
 from vidlang.train.extract import Part
@@ -108,7 +109,7 @@ def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, monkey
         to(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr("vidlang.serve.bulk_store.os.replace", replace)
+        patched.setattr("vidlang.data.bulk_store.os.replace", replace)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "out")
     assert content(tmp_path / "out") != content(whole)
@@ -128,10 +129,10 @@ def test_parts_join_to_the_whole_and_share_no_file(make, whole, tmp_path):
         if number:
             continue
         with pytest.raises(ValueError, match="not complete: videos: 3 of 4 files, 11 clips; missing are 00001"):
-            require_complete(tmp_path / "out")
+            require_complete(tmp_path / "out", EMBEDDINGS)
     assert content(tmp_path / "out") == content(whole)
     assert make(tmp_path / "out").done == 0
-    counted = [(each.kind, each.files, each.lines) for each in require_complete(tmp_path / "out")]
+    counted = [(each.kind.name, each.files, each.lines) for each in require_complete(tmp_path / "out", EMBEDDINGS)]
     assert counted == [("videos", 4, 16), ("texts", 4, 16)]
 
 
@@ -164,7 +165,7 @@ def test_a_clip_that_cannot_be_read_is_nan_counted_and_changes_no_other(make, wh
     assert {1, 4, 15} <= set(bad.tolist()) and len(bad) == told.broken < 8 and np.isnan(found[bad]).all()
     expected[bad] = np.nan
     np.testing.assert_array_equal(found, expected)
-    (checked,) = check(tmp_path / "out")
+    (checked,) = check(tmp_path / "out", EMBEDDINGS)
     assert (checked.lines, checked.broken) == (16, told.broken)
     assert str(checked).endswith(f"16 clips, {told.broken} of which could not be read and are NaN")
 
@@ -175,24 +176,24 @@ def test_a_damaged_or_foreign_file_is_found(make, whole, tmp_path):
     kept = path.read_bytes()
     path.write_bytes(kept[: len(kept) // 2])
     with pytest.raises(ValueError, match="00001.parquet cannot be read .* remove it and give the command again"):
-        check(tmp_path / "out")
+        check(tmp_path / "out", EMBEDDINGS)
     path.write_bytes((tmp_path / "out" / "videos" / "00002.parquet").read_bytes())
     with pytest.raises(ValueError, match="00001.parquet does not hold rows 5 to 9 once each"):
-        check(tmp_path / "out")
+        check(tmp_path / "out", EMBEDDINGS)
     path.write_bytes(kept)
     texts = tmp_path / "out" / "texts" / "00003.parquet"
     texts.write_bytes((tmp_path / "out" / "texts" / "00000.parquet").read_bytes())
     with pytest.raises(ValueError, match="00003.parquet does not hold rows 15 to 15"):
-        check(tmp_path / "out")
+        check(tmp_path / "out", EMBEDDINGS)
     texts.unlink()
     first = tmp_path / "out" / "texts" / "00000.parquet"
     first.write_bytes((whole / "texts" / "00003.parquet").read_bytes())
     with pytest.raises(ValueError, match="00000.parquet does not hold rows 0 to 4"):
-        check(tmp_path / "out")
+        check(tmp_path / "out", EMBEDDINGS)
     first.unlink()
     (tmp_path / "out" / "videos" / "00009.parquet").write_bytes(kept)
     with pytest.raises(ValueError, match="holds 1 Parquet file"):
-        check(tmp_path / "out")
+        check(tmp_path / "out", EMBEDDINGS)
 
 
 def test_other_settings_are_refused(make, whole, table, tmp_path):
@@ -245,6 +246,6 @@ def test_columns_may_not_be_called_like_those_of_embeddings(table):
         {**{n: table.column(n) for n in ("video", "start", "end", "texts")}, "row": [0] * 16}
     )
     with pytest.raises(ValueError, match="'row' has a name that embeddings have for their own"):
-        kept_columns(clash, ["row"])
-    assert kept_columns(table, ["tag", "video"]) == ["video", "start", "end", "tag"]
+        kept_columns(clash, ["row"], EMBEDDINGS)
+    assert kept_columns(table, ["tag", "video"], EMBEDDINGS) == ["video", "start", "end", "tag"]
     assert jax.process_count() == 1

@@ -82,8 +82,14 @@ def read_model(path: str | Path, mesh: Mesh, *, step: int | None = None, family:
     stage = read_recipe(found["config"]).stages[found["stage"]]
     about = about_stage(stage, found, {})
     words = build.tokenizer(stage, build.clip_spec(stage.clip)) if stage.tokenizer and about.text_length else None
-    note = {"stage": stage.name, "step": step, "config": found["fingerprint"]}
-    return BulkModel(about, restore_params(folder, step, mesh), words, note)
+    return BulkModel(about, restore_params(folder, step, mesh), words, run_note(folder, step))
+
+
+def run_note(folder: Path, step: int) -> dict[str, Any]:
+    """Tells one checkpoint of a run from others."""
+    found = read_note(folder, step)
+    stage = read_recipe(found["config"]).stages[found["stage"]]
+    return {"stage": stage.name, "step": step, "config": found["fingerprint"]}
 
 
 def digest(params: Any) -> str:
