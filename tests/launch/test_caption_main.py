@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -98,6 +99,59 @@ def test_narrating_goes_on_where_it_was_killed_and_can_be_trained_on(caption, ru
     assert sorted(cells[0]) == sorted(cells[1])
 
 
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+
+
+def rows_of(table):
+    return [table.row(row) for row in range(len(table))]
+
+
+@pytest.mark.slow
+def test_a_folder_is_made_in_parts_and_by_two_processes_and_trained_on_as_lines_are(caption, run, repository, tmp_path):
+    workdir, corpus = run
+    data = f"--data={ {**corpus, 'split': 'train', 'annotations': 'narrations'} }"
+    narrate = (data, "--how=nucleus", "--samples=2", "--seed=5", "--max_new=5", "--batch_size=4")
+    folder = (*narrate, "--shard_rows=12", "--columns=verbs")
+    whole, both = tmp_path / "train", tmp_path / "both"
+    said = caption(*folder, f"--out={whole}", "--part=1/2")
+    assert "12 clips, 24 sentences in " in said and "clips/s\ncaptions: 1 of 3 files\n12 clips; waited" in said
+    done = caption(f"--out={whole}", "--check", code=2)
+    assert "captions: 1 of 3 files, 24 lines; missing are 00000, 00002" in done
+    caption(*folder, f"--out={whole}", "--part=0/2")
+    assert caption(*folder, f"--out={whole}").startswith(f"{whole}: all that this part has to make is there\n")
+    assert caption(f"--out={whole}", "--check") == "captions: 3 of 3 files, 64 lines\ncomplete\n"
+    assert "different are: decoding.seed" in caption(*folder, "--seed=6", f"--out={whole}", code=2)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = {"VIDLANG_COORDINATOR": f"localhost:{free.getsockname()[1]}", "VIDLANG_PROCESSES": "2"}
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "launch.caption", f"--run={workdir}", *folder, f"--out={both}/"],
+            cwd=repository,
+            env={**os.environ, "XLA_FLAGS": flags, **place, "VIDLANG_PROCESS": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        told = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert "32 clips, 64 sentences" in told[0][0] and "32 clips; waited" in told[0][0] and "clips" not in told[1][0]
+    assert content(both) == content(whole)
+    caption(*narrate, f"--out={tmp_path}/lines.jsonl")
+    options = {key: value for key, value in corpus.items() if key != "name"}
+    store = synthetic.load("train", annotations="narrations", **options).store
+    files, lines = (narrated.load(name, root=str(tmp_path), store=store, min_words=0) for name in ("train", "lines"))
+    assert rows_of(files) == rows_of(lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -109,6 +163,12 @@ def test_narrating_goes_on_where_it_was_killed_and_can_be_trained_on(caption, ru
         (("--video=x", "--part=0/2"), "--part is for --data"),
         (("--data={{}}", "--segments=2"), "--segments is for --video"),
         (("--data={{}}",), "narrating a table takes --out"),
+        (("--data={{}}", "--out={here}/x.parquet"), "x.parquet/ for a folder of Parquet files"),
+        (("--data={{}}", "--out=setup.py"), "--out=setup.py is a file: give a folder, or"),
+        (("--data={{}}", "--out={here}/x.jsonl", "--shard_rows=2"), "--shard_rows is for --out=FOLDER"),
+        (("--check",), "--check is for --out=FOLDER"),
+        (("--check", "--out={here}/x"), "holds no captions: it has no captions.json; launch.caption makes one"),
+        (("--video=x", "--out={here}/x"), "x is a folder, which is for --data; with --video give a FILE.jsonl"),
         (("--data={{}}", "--out={here}/x", "--part=2/2"), "part 2 of 2 does not exist"),
         (("--video=x", "--beams=3"), "--beams is for --how=beam"),
         (("--video=x", "--how=beam", "--seed=3"), "--seed is for --how=nucleus"),
@@ -120,6 +180,13 @@ def test_mistakes_are_one_sentence_before_a_model_is_read(launch, tmp_path, argu
     done = launch("launch.caption", "--run=no_run", *(argument.format(here=tmp_path) for argument in arguments))
     assert done.code == 2 and reason in done.err and done.err.count("\n") == 1, done.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [("--data={}", "--out=x.jsonl"), ("--video=setup.py",)])
+def test_several_processes_make_one_folder_and_nothing_else(launch, monkeypatch, arguments):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    done = launch("launch.caption", "--run=no_run", *arguments)
+    assert done.code == 2 and "several JAX processes make one folder together: give --data and --out=" in done.err
 
 
 @pytest.mark.slow

@@ -140,8 +140,8 @@ def test_the_prompt_is_that_of_the_training_where_none_is_given(captioner_run, m
     model, params, stage = restore_model(captioner_run[0])
     prompted = dataclasses.replace(stage, clip={**stage.clip, "prompt": "a video of"})
     monkeypatch.setattr(captions, "restore_model", lambda *_, **__: (model, params, prompted))
-    assert Captioner("run").prompt.template == "a video of"
-    assert Captioner("run", prompt="").prompt.template == ""
+    assert Captioner(captioner_run[0]).prompt.template == "a video of"
+    assert Captioner(captioner_run[0], prompt="").prompt.template == ""
 
 
 def test_times_without_the_first_batch_which_compiles():

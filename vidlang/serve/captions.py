@@ -1,6 +1,7 @@
 """A trained captioner in hand: what it says about the clips of a table.
 
-One's own video files are a table too (`serve.own_videos`), and what is said can be kept (`serve.caption_lines`).
+One's own video files are a table too (`serve.own_videos`), and what is said can be kept, as JSON lines
+(`serve.caption_lines`) or, of a table of any size, as Parquet (`serve.bulk_captions`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from vidlang.evals._embed import visits
 from vidlang.evals.captioning import Spoken, generate_samples, with_end
 from vidlang.nn.decoder_spec import DecoderSpec
 from vidlang.nn.generation import Decoding
+from vidlang.serve.bulk_model import plain, run_note
 from vidlang.train import build
-from vidlang.train.evaluate import EVERY_DEVICE, restore_model
+from vidlang.train.evaluate import EVERY_DEVICE, choose_checkpoint, restore_model
 from vidlang.train.extract import LOOK
 from vidlang.train.predict import Predict
 
@@ -36,6 +38,8 @@ OWN = ("size", "pixels", "frames", "text_length")
 ALL_MAY_BE_BROKEN = 0.999999
 # How many of the longest prompts are looked at: those of most letters may not be those of most tokens.
 MOST_LETTERS = 16
+# Prompts that are looked at together, so that those of a long table need not all be remembered.
+PROMPTS_AT_A_TIME = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,10 @@ class Timing:
 
 
 class Captioner:
-    """A run that can caption, restored once; what it does for batches of one shape is compiled once."""
+    """A run that can caption, restored once; what it does for batches of one shape is compiled once.
+
+    Several JAX processes do everything together: each decodes its rows of a batch, and each gets all captions.
+    """
 
     def __init__(
         self,
@@ -102,13 +109,14 @@ class Captioner:
         dials: Mapping[str, Any] | None = None,
         batch_size: int = 8,
         workers: int = 0,
+        max_broken_share: float = ALL_MAY_BE_BROKEN,
         mesh: Mapping[str, int] = EVERY_DEVICE,
     ) -> None:
         """clip: how clips are looked at, on top of whole, centred ones of the run's own size and number of frames.
         prompt: what texts go on from; where not given, the one that the run was trained with. dials: on top of those
-        that the run is evaluated at."""
-        if jax.process_count() > 1:
-            raise ValueError("captions are made by one process, or by several that know nothing of each other: --part")
+        that the run is evaluated at. batch_size: clips at a time in all processes together. max_broken_share: more
+        unreadable clips than this are an error in the end."""
+        folder, step = choose_checkpoint(run, step)
         self.model, self.params, self.stage = restore_model(run, step=step, mesh=mesh)
         if not (hasattr(self.model, "see") and hasattr(self.model, "generate")):
             raise ValueError(
@@ -125,8 +133,17 @@ class Captioner:
         self.decoding = with_end(call(Decoding, dict(decoding or {}), what="decoding"), tokenizer)
         self._asked_for = "max_new" in (decoding or {})
         self.batch_size, self.workers, self.timing = batch_size, workers, Timing()
-        self._mesh, self._prompt_length = make_mesh(mesh), 0
-        self._predict = Predict(self.model, self._mesh, dials=build.inference_dials(self.stage, dials or {}))
+        self._mesh, self._prompt_length, self._max_broken_share = make_mesh(mesh), 0, max_broken_share
+        self._dials = build.inference_dials(self.stage, dials or {})
+        self._predict = Predict(self.model, self._mesh, dials=self._dials)
+        self._checkpoint = folder, step
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What decides the captions of a table, once it is fitted to that."""
+        look = {"clip": plain(self.spec), "dials": plain(self._dials)}
+        asked = {"prompt": self.prompt.template, "decoding": plain(self.decoding)}
+        return {**run_note(*self._checkpoint), **look, **asked}
 
     def __call__(self, table: ClipTable, rows: Sequence[int] | np.ndarray | None = None) -> Iterator[Caption]:
         """What is said of the clips of the table, or of these rows of it, in their order."""
@@ -137,29 +154,56 @@ class Captioner:
 
         What is drawn for a row depends on its number in the table and on the seed, not on which rows are asked for.
         """
-        rows_N = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
-        if not len(rows_N):
+        self.fit(table, rows)
+        for told in self.batches(table, rows):
+            yield from filter(None, told)
+
+    def fit(self, table: ClipTable, rows: Sequence[int] | np.ndarray | None = None) -> None:
+        """Gets ready for the clips of the table, or these rows: one shape of all batches, and room for their prompts.
+
+        What is known to be wrong of them is found now, and not hours later.
+        """
+        asked = range(len(table)) if rows is None else rows
+        if not len(asked):
             return
         self.prompt.check(table)
         # All batches have one shape, also those of another table.
-        self._prompt_length = max(self._prompt_length, self._longest_prompt(table, rows_N))
+        self._prompt_length = max(self._prompt_length, self._longest_prompt(table, asked))
         self._check_room()
+
+    def batches(
+        self, table: ClipTable, rows: Sequence[int] | np.ndarray | None = None
+    ) -> Generator[list[list[Caption]]]:
+        """The captions of each clip, none of one that cannot be read: the clips of a batch together.
+
+        `fit` comes first. Rows may be given twice, to fill up a batch; such a clip is counted once.
+        """
+        rows_N = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
+        if not len(rows_N):
+            return
         data = EvalData(
             table if rows is None else table.select(rows_N),
             self.tokenizer,
             self.spec,
             batch_size=self.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
             workers=self.workers,
-            max_broken_share=ALL_MAY_BE_BROKEN,
+            max_broken_share=self._max_broken_share,
         )
         with use_mesh(self._mesh):
             before = time.monotonic()
-            for visit in visits(self._predict, data):
+            for number, visit in enumerate(visits(self._predict, data)):
                 laps = {"decoding": time.monotonic() - before}
-                found = rows_N[visit.index_V]
-                self.timing.broken += int((visit.batch["index_B"] >= 0).sum()) - len(found)
-                if len(found):
-                    yield from self._batch(table, data, visit.clips, visit.valid_B, found, laps)
+                first = number * self.batch_size
+                asked_B, rows_V = rows_N[first : first + self.batch_size], rows_N[visit.index_V]
+                told: list[list[Caption]] = [[] for _ in asked_B]
+                self.timing.broken += len(np.setdiff1d(asked_B, rows_V))
+                if len(rows_V):
+                    said = self._batch(table, data, visit.clips, visit.valid_B, rows_V, laps)
+                    for place, captions in zip((visit.index_V - first).tolist(), said, strict=True):
+                        told[place] = captions
+                yield told
                 before = time.monotonic()
 
     def _batch(
@@ -180,13 +224,18 @@ class Captioner:
         laps["speaking"] = time.monotonic() - before - laps["looking"]
         if np.isnan(spoken.score_RS).any():
             raise ValueError("the scores of the captions are NaN; take a checkpoint from before the model diverged")
-        self.timing.add(laps, len(rows_V), int(spoken.length_RS.sum()))
+        _, first_U = np.unique(rows_V, return_index=True)
+        self.timing.add(laps, len(first_U), int(spoken.length_RS[first_U].sum()))
         return [_captions(table, int(row), prompts[i], spoken, i) for i, row in enumerate(rows_V)]
 
-    def _longest_prompt(self, table: ClipTable, rows_N: np.ndarray) -> int:
-        """How many tokens the longest prompt has. One that is too long is found now, and not hours later."""
-        asked = rows_N.tolist() if self.prompt.columns else rows_N[:1].tolist()
-        longest = sorted({self.prompt.of(table, row) for row in asked}, key=len)[-MOST_LETTERS:]
+    def _longest_prompt(self, table: ClipTable, rows: Sequence[int] | np.ndarray) -> int:
+        """How many tokens the longest prompt has."""
+        asked = rows if self.prompt.columns else rows[:1]
+        longest: list[str] = []
+        for first in range(0, len(asked), PROMPTS_AT_A_TIME):
+            some = {self.prompt.of(table, int(row)) for row in asked[first : first + PROMPTS_AT_A_TIME]}
+            # Of equally long ones the same are chosen in every process, which sets by themselves would not.
+            longest = sorted(some.union(longest), key=lambda words: (len(words), words))[-MOST_LETTERS:]
         return int(self.tokenizer.encode_prompts(longest)[1].max())
 
     def _check_room(self) -> None:
