@@ -2,8 +2,10 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
+from vidlang.data.bulk_store import CAPTIONS, BulkStore
 from vidlang.datasets import narrated
 
 
@@ -28,6 +30,43 @@ SAID = [
     line("a", 4.0, "a dog runs", -6.0),
     line("a", 6.0, " ", 0.0),
 ]
+
+
+def write_folder(path, lines, shard_rows=2, leave_out=()):
+    """The same as a folder of Parquet files: a row of the table for each line, and one that could not be read."""
+    rows = [*lines, line("a", 9.0, None, None)]
+    header = {"rows": len(rows), "shard_rows": shard_rows, "samples": 1}
+    folder = BulkStore(path, CAPTIONS, header, {"captions": {}})
+    folder.begin()
+    for shard in range(folder.shards):
+        if shard in leave_out:
+            continue
+        some = [{"row": row, "place": 0, "prompt": "", **rows[row]} for row in folder.rows_of(shard)]
+        columns = {name: pa.array([each[name] for each in some]) for name in some[0]}
+        columns |= {"caption": columns["caption"].cast(pa.string()), "score": columns["score"].cast(pa.float32())}
+        folder.write("captions", shard, columns, sum(each["caption"] is None for each in some))
+
+
+@pytest.mark.parametrize("options", [{}, {"min_score": -2.0}, {"min_words": 3, "keep": 0.7}, {"most_alike": 1}])
+@pytest.mark.parametrize("prompt", ["", "which?"])
+def test_a_folder_of_parquet_files_is_the_same_table(store, tmp_path, rows_of, options, prompt):
+    said = [{**each, "prompt": prompt if place % 2 else ""} for place, each in enumerate(SAID)]
+    write(tmp_path / "lines.jsonl", said)
+    write_folder(tmp_path / "files", said)
+    lines, files = (narrated.load(name, root=str(tmp_path), store=store, **options) for name in ("lines", "files"))
+    assert rows_of(lines) == rows_of(files) and lines.columns == files.columns
+
+
+def test_a_folder_that_is_not_complete_or_not_alone_is_refused(store, tmp_path):
+    write_folder(tmp_path / "train", SAID, leave_out=(1,))
+    with pytest.raises(ValueError, match="train is not complete: captions: 3 of 4 files, 5 lines, 1 .* are 00001"):
+        narrated.load("train", root=str(tmp_path), store=store)
+    write_folder(tmp_path / "train", [*SAID[:3], {**SAID[3], "video": "c"}, *SAID[4:]])
+    with pytest.raises(ValueError, match="00001.parquet, line 2.*'c'"):
+        narrated.load("train", root=str(tmp_path), store=store)
+    write(tmp_path / "train.jsonl", SAID)
+    with pytest.raises(ValueError, match="has train.jsonl and the folder train; which of them is meant"):
+        narrated.load("train", root=str(tmp_path), store=store)
 
 
 def test_lines_of_one_clip_are_one_row_of_different_texts(store, tmp_path, rows_of):
