@@ -83,6 +83,22 @@ def test_lines_of_one_clip_are_one_row_of_different_texts(store, tmp_path, rows_
     assert sorted(map(str, parts)) == sorted(map(str, found))
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2, 1 << 17])
+def test_clips_and_what_is_said_of_them_keep_their_order(store, tmp_path, rows_of, monkeypatch, at_a_time):
+    said = [
+        ("a", 6.0, "x"),
+        ("b.mkv", 0.0, "y"),
+        ("a", 2.0, "z"),
+        ("b.mkv", 0.0, "x"),
+        ("a", 6.0, "w"),
+        ("a", 6.0, "x"),
+    ]
+    write(tmp_path / "train.jsonl", [line(*each, -1.0) for each in said])
+    monkeypatch.setattr(narrated, "AT_A_TIME", at_a_time)
+    found = rows_of(narrated.load("train", root=str(tmp_path), store=store))
+    assert [(row["start"], row["texts"]) for row in found] == [(6.0, ["x", "w"]), (0.0, ["y", "x"]), (2.0, ["z"])]
+
+
 @pytest.mark.parametrize(
     ("options", "kept"),
     [

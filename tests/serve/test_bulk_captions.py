@@ -152,6 +152,9 @@ def changed(name, place, value):
         changed("caption", 1, None),
         changed("score", 1, None),
         lambda table: table.replace_schema_metadata({BROKEN: "0"}),
+        lambda table: changed("score", 1, None)(changed("caption", 1, None)(table)).replace_schema_metadata(
+            {BROKEN: "2"}
+        ),
     ],
 )
 def test_lines_that_are_not_as_they_were_made_are_found(copy, damage):

@@ -111,6 +111,16 @@ def test_a_prompt_is_found_too_long_before_anything_is_decoded(captioner_run, ta
         list(Captioner(captioner_run[0], prompt="{colour}", decoding=SHORT)(table))
 
 
+def test_of_equally_long_prompts_all_processes_look_at_the_same(captioner_run, table, monkeypatch):
+    """Those that come last as words do; else shapes would differ by how each process lays out its sets."""
+    monkeypatch.setattr(captions, "PROMPTS_AT_A_TIME", 100)
+    words = ["z z z z", *(f"a{number:06d}" for number in range(400))]
+    columns = {name: [table.cell(0, name)] * len(words) for name in ("video", "start", "end", "texts")}
+    speaker = Captioner(captioner_run[0], prompt="{words}")
+    speaker.fit(ClipTable.from_columns({**columns, "words": words}, store=table.store))
+    assert speaker.decoding.max_new == 20 - 5, "of begin and four words"
+
+
 def test_runs_that_cannot_caption_say_so(captioner_run, table, monkeypatch):
     run, _ = captioner_run
     model, params, stage = restore_model(run)
