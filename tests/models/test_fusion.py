@@ -147,8 +147,8 @@ def test_parts_of_a_batch_make_the_whole() -> None:
 
 
 def test_some_pairs_at_a_time_are_all_at_once() -> None:
-    """24 pairs by fives and 8 texts by fives, neither of which divides."""
-    close(step(chunk=5)(params(), {"video": VIDEO, "text": TEXT}), alone())
+    """The four pairs of three rows of eight, which does not divide."""
+    close(step(chunk=12)(params(), {"video": VIDEO, "text": TEXT}), alone())
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_eight_devices_compute_what_one_does() -> None:
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     with use_mesh(mesh):
         placed = jax.device_put(params(), tree_shardings(boxed(), mesh))
-        found = jax.device_get(step(chunk=8)(placed, put_batch({"video": VIDEO, "text": TEXT}, mesh)))
+        found = jax.device_get(step(chunk=4)(placed, put_batch({"video": VIDEO, "text": TEXT}, mesh)))
     close(found, alone(), rtol=2e-3, atol=2e-4)
 
 

@@ -4,14 +4,15 @@ The towers are the dual encoder's, with its parameters under its paths. On top o
 then the first text token tells whether text and clip belong together, and the others guess words that were hidden.
 
 For each clip a text that is nearly right is drawn, and for each text a clip, out of the global batch (SViTT draws from
-what one device holds). With the true pairs these are 3B pairs to fuse. Many are fused some at a time, and once more in
-the backward pass, so that memory holds the activations of those few.
+what one device holds). With the true pairs and those of the masked texts these are four of each row, and all go through
+the layers together: each layer's gradients are then summed over the devices once. Many are fused some at a time, and
+once more in the backward pass, so that memory holds the activations of those few.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vidlang.core.config import call
-from vidlang.core.sharding import active_mesh, batch_ways, constrain
-from vidlang.models import dual_encoder
+from vidlang.core.sharding import constrain
+from vidlang.models import dual_encoder, text
 from vidlang.models import video as video_model
 from vidlang.nn.cross_attention import Fused, Fusion, fusion_spec
 from vidlang.nn.layers import ACTIVATIONS, LayerNorm, Linear, parameter
@@ -31,6 +33,7 @@ from vidlang.ops.dials import OFF, Dials
 from vidlang.ops.draws import row_keys
 from vidlang.ops.masked_words import mask_words
 from vidlang.ops.negatives import draw_negatives, fingerprint
+from vidlang.ops.pieces import Pieces
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -70,10 +73,10 @@ class Output(dual_encoder.Output):
 
 @dataclass(frozen=True)
 class Matching:
-    """hard: draw negatives by likeness, or all alike. chunk: pairs that are fused at a time, 0 for all at once."""
+    """hard: draw negatives by likeness, or all alike. chunk: pairs that a device fuses at a time, 0 for all at once."""
 
     hard: bool = True
-    chunk: int = 256
+    chunk: int = 64
 
     def __post_init__(self) -> None:
         if self.chunk < 0:
@@ -144,11 +147,7 @@ class Model(dual_encoder.Model):
         if video_BTHWC.shape[0] != text_BL.shape[0]:
             raise ValueError(f"{video_BTHWC.shape[0]} clips and {text_BL.shape[0]} texts; they come in pairs")
         seen = self.video_encoder(video_BTHWC, train=train, dials=dials)
-        read = self.text_encoder(text_BL, train=train, dials=dials)
-        masked_BLD, target_BL = None, None
-        if train and self.how_to_mask.rate:
-            masked_BL, target_BL = self._mask(text_BL, read.valid_BL, dials)
-            masked_BLD = self.text_encoder(masked_BL, train=train, dials=dials).tokens_BLD
+        read, masked_BLD, target_BL = self._read_texts(text_BL, train, dials)
         return Encoded(
             dual_encoder.unit(constrain(self.project_video(seen.pooled_BD), "batch", "act_embed")),
             dual_encoder.unit(constrain(self.project_text(read.pooled_BD), "batch", "act_embed")),
@@ -164,29 +163,29 @@ class Model(dual_encoder.Model):
     def head(self, encoded: Encoded, *, train: bool, dials: Dials = OFF) -> Output:  # type: ignore[override]
         """What the objectives need of a whole batch of pairs. Without `train`, no wrong pairs are drawn."""
         joint = super().head(encoded, train=train, dials=dials)
-        own_B = jnp.arange(encoded.text_BL.shape[0])
-        video_M, text_M = own_B, own_B
+        clips, texts, pairs = [encoded.tokens_BND], [(encoded.words_BLD, encoded.valid_BL)], [(0, 0)]
         if train:
-            wrong_text_B, wrong_video_B = self._negatives(encoded, joint.scale, dials)
-            video_M = jnp.concatenate([own_B, own_B, wrong_video_B])
-            text_M = jnp.concatenate([own_B, wrong_text_B, own_B])
-        first_MD = self._fuse(encoded, encoded.words_BLD, (video_M, text_M), 1, dials)[:, 0]
-        word_BLV = None
+            wrong_text_B, wrong_clip_B = self._negatives(encoded, joint.scale, dials)
+            clips.append(rows(encoded.tokens_BND, wrong_clip_B))
+            texts.append((rows(encoded.words_BLD, wrong_text_B), rows(encoded.valid_BL, wrong_text_B)))
+            pairs += [(0, 1), (1, 0)]
+        judged = len(pairs)
         masked_BLD = encoded.words_BLD if self.is_initializing() else encoded.masked_BLD
+        asks_words = False
         if self.how_to_mask.rate and masked_BLD is not None:
-            x_BLD = self._fuse(encoded, masked_BLD, (own_B, own_B), masked_BLD.shape[1], dials)
-            word_BLV = self.word_head(x_BLD, self._word_table())
-        caption_BLV = None
-        if self.captions:
-            x_BLD = self._fuse(encoded, encoded.words_BLD, (own_B, own_B), encoded.text_BL.shape[1], dials)
-            caption_BLV = self.word_head(x_BLD, self._word_table())
+            asks_words = True
+            pairs.append((0, len(texts)))
+            texts.append((masked_BLD, encoded.valid_BL))
+        x_BPLD = self._fuse(clips, texts, pairs, dials)
+        match_BP2 = self.match_head(x_BPLD[:, :judged, 0])
+        batch = match_BP2.shape[0]
         return Output(
             **vars(joint),
-            match_M2=self.match_head(first_MD),
-            match_target_M=(jnp.arange(video_M.shape[0]) < own_B.shape[0]).astype(jnp.int32),
-            word_BLV=word_BLV,
+            match_M2=match_BP2.swapaxes(0, 1).reshape(judged * batch, 2),
+            match_target_M=(jnp.arange(judged * batch) < batch).astype(jnp.int32),
+            word_BLV=self.word_head(x_BPLD[:, judged], self._word_table()) if asks_words else None,
             word_target_BL=encoded.target_BL,
-            caption_BLV=caption_BLV,
+            caption_BLV=self.word_head(x_BPLD[:, 0], self._word_table()) if self.captions else None,
         )
 
     def video_tokens(self, video_BTHWC: jax.Array, *, train: bool = False, dials: Dials = OFF) -> jax.Array:
@@ -210,6 +209,19 @@ class Model(dual_encoder.Model):
         read = self.text_encoder(text_BL, train=False, dials=dials)
         return fuse(self, tokens_BND.astype(read.tokens_BLD.dtype), read.tokens_BLD, read.valid_BL, dials)
 
+    def _read_texts(self, text_BL: jax.Array, train: bool, dials: Dials) -> tuple[Any, Any, Any]:
+        """(what the text tower makes of the texts, of these with masked words, what was masked)."""
+        if not (train and self.how_to_mask.rate):
+            return self.text_encoder(text_BL, train=train, dials=dials), None, None
+        masked_BL, target_BL = self._mask(text_BL, text.not_padding(text_BL), dials)
+        # Both at once: rows 2i and 2i + 1 are of the same text, so each stays on its device.
+        rows_B = jnp.arange(text_BL.shape[0]) if dials.rows_B is None else dials.rows_B
+        both = dataclasses.replace(dials, rows_B=jnp.stack([2 * rows_B, 2 * rows_B + 1], axis=1).reshape(-1))
+        both_RL = jnp.stack([text_BL, masked_BL], axis=1).reshape(-1, text_BL.shape[1])
+        read = self.text_encoder(constrain(both_RL, "batch", None), train=train, dials=both)
+        plain, masked = (jax.tree.map(lambda x, place=place: x[place::2], read) for place in (0, 1))
+        return plain, masked.tokens_BLD, target_BL
+
     def _mask(self, text_BL: jax.Array, valid_BL: jax.Array, dials: Dials) -> tuple[jax.Array, jax.Array]:
         """(texts with masked words, what these were)."""
         if not self.has_rng("words"):
@@ -230,40 +242,42 @@ class Model(dual_encoder.Model):
         return texts_B, videos_B
 
     def _fuse(
-        self, encoded: Encoded, words_BLD: jax.Array, pairs: tuple[jax.Array, jax.Array], take: int, dials: Dials
+        self,
+        clips: Sequence[jax.Array],
+        texts: Sequence[tuple[jax.Array, jax.Array]],
+        pairs: Sequence[tuple[int, int]],
+        dials: Dials,
     ) -> jax.Array:
-        """The first `take` text tokens of each pair (rows of videos, rows of texts) after fusion."""
-        count, chunk = pairs[0].shape[0], self.how_to_match.chunk
+        """Text tokens [B, P, L, D] of each row's P pairs, which name a clip and a text, after fusion."""
+        video_P, text_P = (np.array(numbers) for numbers in zip(*pairs, strict=True))
 
-        def some(model: Model, video_C: jax.Array, text_C: jax.Array) -> jax.Array:
-            def rows(x: jax.Array, i: jax.Array) -> jax.Array:
-                return constrain(jnp.take(x, i, axis=0, mode="clip"), "batch", *[None] * (x.ndim - 1))
+        def some(model: Model, clips_CVND: jax.Array, words_CTLD: jax.Array, valid_CTL: jax.Array) -> jax.Array:
+            chosen = clips_CVND[:, video_P], words_CTLD[:, text_P], valid_CTL[:, text_P]
+            tokens_MND, words_MLD, valid_ML = (x.reshape(-1, *x.shape[2:]) for x in chosen)
+            x_MLD = fuse(model, constrain(tokens_MND, "batch", None, "act_embed"), words_MLD, valid_ML, dials).x_BLD
+            return x_MLD.reshape(-1, len(pairs), *x_MLD.shape[1:])
 
-            tokens_CND, words_CLD = rows(encoded.tokens_BND, video_C), rows(words_BLD, text_C)
-            fused = fuse(model, tokens_CND, words_CLD, rows(encoded.valid_BL, text_C), dials)
-            return fused.x_BLD[:, :take]
-
-        if not chunk or count <= chunk:
-            return some(self, *pairs)
-        # Pieces of one size, as even as they come, which divide over the devices; the last is filled up with pair 0.
-        mesh = active_mesh()
-        ways = 1 if mesh is None else batch_ways(mesh)
-        pieces = -(-count // max(chunk, ways))
-        size = -(-count // (pieces * ways)) * ways
-        pieces = -(-count // size)
-        video_PC, text_PC = (jnp.pad(rows_M, (0, pieces * size - count)).reshape(pieces, size) for rows_M in pairs)
+        given = jnp.stack(clips, axis=1), *(jnp.stack(parts, axis=1) for parts in zip(*texts, strict=True))
+        chunk = self.how_to_match.chunk
+        pieces = Pieces.of(clips[0].shape[0], chunk // len(pairs))
+        if not chunk or pieces.count == 1:
+            return some(self, *given)
         # Lifted, so that the parts of the model may be called inside.
         scan = nn.scan(
-            nn.remat(lambda model, carry, *pair: (carry, some(model, *pair)), prevent_cse=False),
+            nn.remat(lambda model, carry, *piece: (carry, some(model, *piece)), prevent_cse=False),
             variable_broadcast="params",
             split_rngs={"params": False},
         )
-        _, x_PCLD = scan(self, (), video_PC, text_PC)
-        return x_PCLD.reshape(-1, *x_PCLD.shape[2:])[:count]
+        return pieces.join(scan(self, (), *map(pieces.cut, given))[1])
 
     def _word_table(self) -> jax.Array:
         """The rows of the text tower's words; looked up there, and here compared with."""
         return nn.unbox(self.text_encoder.words.get_variable("params", "table"))
+
+
+def rows(x: jax.Array, row_B: jax.Array) -> jax.Array:
+    """These rows of an array of the whole batch, fetched from the devices that have them."""
+    return constrain(jnp.take(x, row_B, axis=0, mode="clip"), "batch", *[None] * (x.ndim - 1))
 
 
 def fuse(model: Any, tokens_BND: jax.Array, words_BLD: jax.Array, valid_BL: jax.Array, dials: Dials) -> Fused:
