@@ -12,7 +12,7 @@ once more in the backward pass, so that memory holds the activations of those fe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidlang.core.config import call
-from vidlang.core.sharding import constrain
+from vidlang.core.sharding import constrain, per_batch_shard
 from vidlang.models import dual_encoder, text
 from vidlang.models import video as video_model
 from vidlang.nn.cross_attention import Fused, Fusion, fusion_spec
@@ -275,9 +275,13 @@ class Model(dual_encoder.Model):
         return nn.unbox(self.text_encoder.words.get_variable("params", "table"))
 
 
-def rows(x: jax.Array, row_B: jax.Array) -> jax.Array:
-    """These rows of an array of the whole batch, fetched from the devices that have them."""
-    return constrain(jnp.take(x, row_B, axis=0, mode="clip"), "batch", *[None] * (x.ndim - 1))
+def rows(x: jax.Array, row_B: jax.Array) -> Any:
+    """These rows of an array of the whole batch, fetched from the devices that have them; gradients go back there."""
+
+    def own(x_R: jax.Array, row_R: jax.Array, gather: Callable[[jax.Array], jax.Array]) -> Any:
+        return jnp.take(gather(x_R), row_R, axis=0, mode="clip")
+
+    return per_batch_shard(own, x, row_B)
 
 
 def fuse(model: Any, tokens_BND: jax.Array, words_BLD: jax.Array, valid_BL: jax.Array, dials: Dials) -> Fused:

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 from jax.nn.initializers import Initializer
 
 from vidlang.core.sharding import constrain
@@ -48,6 +49,12 @@ def parameter(
     module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], names: tuple[str, ...]
 ) -> jax.Array:
     """Declares a float32 parameter of `module` with the logical names of its axes."""
+    if module.has_variable("params", name):
+        # Linen would trace the initializer once more to learn the shape: a fifth of what tracing a step takes.
+        found: Any = nn.unbox(module.get_variable("params", name))
+        if jnp.shape(found) != shape:
+            raise ScopeParamShapeError(name, "/".join(module.path), jnp.shape(found), shape)
+        return found
     boxed: Any = module.param(name, nn.with_logical_partitioning(init, names), shape, jnp.float32)
     return boxed  # Linen has taken it out of its box
 
