@@ -15,9 +15,10 @@ from typing import Any
 from vidlang.core.sharding import AXES
 from vidlang.cost.cards import CARDS, UTILISATION
 from vidlang.cost.collectives import by_kind
-from vidlang.cost.exchanges import exchanges, shape_of, total
+from vidlang.cost.exchanges import exchanges, total
 from vidlang.cost.program import StepMemory, build_program, step_flops
 from vidlang.cost.scale import compiled_time, unexpected, weak_scaling
+from vidlang.cost.shape import shape_of
 from vidlang.cost.targets import Refused, Target, measure
 from vidlang.train.recipe import Recipe, read_recipe
 

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from vidlang.core.sharding import compiling_for, make_mesh
-from vidlang.cost.exchanges import exchanges, shape_of, total
+from vidlang.cost.exchanges import exchanges, total
 from vidlang.cost.program import build_program, step_memory
+from vidlang.cost.shape import shape_of
 from vidlang.cost.targets import Target, measure
 
 WIDER = {"layers": 4, "width": 128, "mlp": 512, "remat": "full"}
@@ -48,6 +49,25 @@ def test_a_tpu_scatters_its_sums_and_sums_split_layers_once(recipe, mesh, libtpu
     # Of so small a model the TPU's compiler sums some gradients whole that a large one's would be scattered.
     near = 0.1 if "tensor" in mesh else 0.2
     assert total(found, mesh) == pytest.approx(sum(one.sent for one in answer.exchanges), rel=near)
+
+
+def test_a_fusion_encoder_fetches_wrong_clips_and_texts_and_sums_gradients_once(recipe):
+    """Its layers run for four pairs of each row, the text's for two copies; their gradients are summed once."""
+    small = recipe(frames=64, transformer=WIDER)
+    (stage,) = small.stages
+    own = {"name": "fusion", "fusion": {"layers": 2}, "words": {"rate": 0.5, "mask_id": 3}, "matching": {"chunk": 0}}
+    parts = ({"name": "contrastive"}, {"name": "matching"}, {"name": "masked_lm"})
+    stage = dataclasses.replace(
+        stage, model={**stage.model, **own}, objective={"name": "combined", "parts": parts}, dials={"keep": {"1": 0.5}}
+    )
+    mesh = {"data": 8}
+    compiled, shape = both_of(dataclasses.replace(small, stages=(stage,)), mesh)
+    # Of 512 tokens half are pruned, and cls stays: float32 numbers, 128 of each, and 8 words of 64.
+    assert shape.fetched == 8 * 4 * (257 * 128 + 8 * 64)
+    found = exchanges(shape, mesh, scatters=False)
+    assert total(found, mesh) == pytest.approx(compiled, rel=0.1)
+    fetched = sum(each.sent(mesh) for each in found if "wrong" in each.what or "of these clips" in each.what)
+    assert fetched > 0.15 * compiled, "the count is tested by what is small in it"
 
 
 def test_frozen_layers_are_gathered_once_and_send_no_gradients(recipe):

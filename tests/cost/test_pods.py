@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks._pods import EFFORT, PODS, fingerprint, is_sound, read_rows, recipe_of, sizes_of, table, whole_mesh
 from vidlang.cost.cards import CARDS
-from vidlang.cost.exchanges import exchanges, shape_of, total
+from vidlang.cost.exchanges import exchanges, total
 from vidlang.cost.program import build_program
 from vidlang.cost.scale import unexpected
+from vidlang.cost.shape import shape_of
 from vidlang.cost.targets import Target, measure
 
 CHIPS = "v5e:2x2"

@@ -4,9 +4,10 @@ import pytest
 
 from vidlang.cost.cards import CARDS, Card
 from vidlang.cost.collectives import Collective
-from vidlang.cost.exchanges import Exchange, Leaf, Shape
+from vidlang.cost.exchanges import Exchange
 from vidlang.cost.program import StepMemory
 from vidlang.cost.scale import StepTime, compiled_time, planned_time, unexpected, weak_scaling
+from vidlang.cost.shape import Leaf, Shape
 
 # 100 operations, 10 bytes of memory, 4 within and 1 between slices, each a second.
 CARD = Card(100.0, 50.0, 1.0, 10.0, 4.0, 1.0)

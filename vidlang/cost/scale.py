@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from vidlang.core.sharding import AXES, SLICES
 from vidlang.cost.cards import UTILISATION, Card, step_seconds
 from vidlang.cost.collectives import Collective
-from vidlang.cost.exchanges import Exchange, Shape, exchanges
+from vidlang.cost.exchanges import Exchange, exchanges
 from vidlang.cost.program import StepMemory
+from vidlang.cost.shape import Shape
 
 # Kinds of exchange beside sums, which any mesh of several devices has, and the axes of which one must be split.
 NEEDS = {
@@ -84,11 +85,11 @@ def weak_scaling(
 def unexpected(found: Sequence[Collective], sizes: Mapping[str, int], shape: Shape) -> list[Collective]:
     """Exchanges of a compiled step of this shape that a mesh of these sizes does not imply.
 
-    Of the rows that the objective gathers from all devices there may be three times as many bytes (their numbers and
-    validity, and the gradients), of clips to be mixed with others four times (bytes that have become float32).
+    Of what objectives and fusion encoders gather from all devices there may be three times as many bytes (numbers and
+    validity of rows, and the gradients), of clips to be mixed with others four times (bytes that have become float32).
     """
     groups = _groups(sizes)
-    budget, strange = 3 * shape.pair_bytes, []
+    budget, strange = 3 * (shape.pair_bytes + shape.fetched), []
     moved = 4 * shape.mixed / (sizes.get("data", 1) * sizes.get("fsdp", 1))
     for one in found:
         is_of_a_group = one.groups_of in groups or one.kind == "collective-permute"
