@@ -49,6 +49,36 @@ def test_helpers_end_with_a_killed_parent(repository, tmp_path):
     assert not left
 
 
+MAIN = """
+import sys
+from vidlang.data.workers.processes import run_jobs
+
+print("imported", flush=True)
+
+def own(job, sign):
+    return job + 1
+
+if __name__ == "__main__":
+    if sys.argv[1] == "elsewhere":
+        from helping import elsewhere as function
+    else:
+        function = own
+    assert list(run_jobs(function, [1], workers=1)) == [(1, 2)]
+    assert sys.modules["__main__"].__file__ == __file__
+"""
+
+
+@pytest.mark.parametrize(("where", "times"), [("elsewhere", 1), ("main", 2)])
+def test_helpers_import_the_main_module_only_for_what_is_from_it(repository, tmp_path, where, times):
+    (tmp_path / "main.py").write_text(MAIN)
+    (tmp_path / "helping.py").write_text("def elsewhere(job, sign):\n    return job + 1\n")
+    environment = {**os.environ, "PYTHONPATH": f"{repository}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, str(tmp_path / "main.py"), where]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == (
+        "imported\n" * times
+    )
+
+
 CODE = """
 import os, signal, time
 from pathlib import Path

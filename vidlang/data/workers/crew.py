@@ -27,7 +27,7 @@ from vidlang.data.fetch import Batch, Layout
 from vidlang.data.workers.blocks import Block, Blocks
 from vidlang.data.workers.count import each
 from vidlang.data.workers.patience import Patience
-from vidlang.data.workers.processes import end_with_parent
+from vidlang.data.workers.processes import end_with_parent, without_main
 
 _CLOSING_SECONDS = 5.0
 # New workers import Python packages first, from a disk that may be slow: so long this is not counted as a stall.
@@ -93,9 +93,10 @@ class Crew:
             threads = grain.ReadOptions(num_threads=min(1, self._prefetch), prefetch_buffer_size=self._prefetch)
             dataset = steps.map(_InThread(maker)).to_iter_dataset(threads)
         self._taken, self._iterator = 0, iter(dataset)
-        # Grain makes what start_prefetch starts only when it is asked for the state.
-        self._iterator.get_state()
-        self._iterator.start_prefetch()
+        with without_main(maker):
+            # Grain makes what start_prefetch starts only when it is asked for the state.
+            self._iterator.get_state()
+            self._iterator.start_prefetch()
 
     def next(self) -> Batch:
         """The next batch; raises WorkerLost, after which `start` may be called again."""

@@ -6,10 +6,13 @@ knows which helper has which job, so one that dies or falls silent is replaced a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -30,6 +33,25 @@ START_SECONDS = 600.0
 def worker_pool(workers: int) -> ProcessPoolExecutor:
     """A pool of fresh processes: spawned, for the caller may already run the threads of an accelerator's runtime."""
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+
+
+@contextlib.contextmanager
+def without_main(sent: Any) -> Iterator[None]:
+    """Processes that are spawned meanwhile do not run the main module again, but where what they are sent is from it.
+
+    A training's main module imports all of it: that was half of what a data worker needs to begin, and of its memory.
+    """
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {}
+    if b"__main__" not in pickle.dumps(sent):
+        hidden = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
+    for name in hidden:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
 
 
 def end_with_parent(last: Callable[[], None] = lambda: None) -> None:
@@ -105,7 +127,8 @@ class _Helper(Generic[Job]):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        self.process.start()
+        with without_main(function):
+            self.process.start()
         theirs.close()
         self.ready, self.job, self.busy, self.heard = False, None, False, time.monotonic()
 
