@@ -56,6 +56,7 @@ def test_classify_prints_the_labels_by_their_probability(example, run, films):
     assert sum(found.values()) == pytest.approx(1, abs=0.002) and list(found.values()) == sorted(found.values())[::-1]
 
 
+@pytest.mark.slow
 def test_caption_says_something_of_each_file(example, corpus, films, tmp_path):
     lines = example("caption", train_captioner(tmp_path / "run", corpus), *films).splitlines()
     assert [line.split(":")[0] for line in lines] == list(map(str, films))
@@ -68,6 +69,7 @@ def test_width_tradeoff_costs_less_the_narrower_it_is(example, run):
     assert all("val/" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_resume_goes_on_to_the_same_end(example, run, tmp_path, monkeypatch):
     """A training that is stopped at its first checkpoint ends with the metrics of one that was not."""
     saved = stages.train_stage

@@ -49,6 +49,7 @@ def test_a_program_that_was_cut_short_is_compiled_again(tmp_path):
     assert run(COMPILE, "", str(tmp_path))[:2] == first[:2]
 
 
+@pytest.mark.slow
 def test_where_programs_are_kept(tmp_path):
     place, value, _ = run(COMPILE, str(tmp_path / "own"), str(tmp_path / "run"))
     assert place.startswith(f"{tmp_path}/own/cpu-") and not (tmp_path / "run").exists()

@@ -96,6 +96,7 @@ def test_slices_send_over_the_slow_network_what_one_slice_has_summed(recipe):
     assert all(each.between({"data": 4, "fsdp": 2}) == 0 for each in found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [{"context": 8}, {"data": 2, "context": 4}, {"fsdp": 4, "context": 2}], ids=str)
 @pytest.mark.parametrize("attention", ["ring", "reference"])
 def test_tokens_over_context_send_keys_values_and_their_gradients(recipe, attention, mesh):

@@ -25,6 +25,7 @@ def state(held):
     return held.parameters + held.optimizer
 
 
+@pytest.mark.slow
 def test_what_a_device_holds_of_the_state_is_what_the_compiled_step_is_given(small):
     mesh = {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
     arguments = step_memory(build_program(small, 0), make_mesh(mesh)).arguments

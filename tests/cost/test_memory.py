@@ -65,6 +65,7 @@ def test_a_pod_that_nobody_has_compiles_the_step(recipe, libtpu):
         list(measure([(recipe(), 0)], Target("tpu", "v5e:3x5")))
 
 
+@pytest.mark.slow
 def test_what_no_mesh_can_take_is_a_reason_not_an_end(recipe):
     small = recipe()
     uneven = dataclasses.replace(small, stages=(dataclasses.replace(small.stages[0], batch_size=3),))

@@ -21,6 +21,7 @@ def shape(*widths, layout="joint"):
     return StackShape(64, 128, widths, grid=(2, 2, 2), tokens=(8,) * len(widths), patch=384, layout=layout)
 
 
+@pytest.mark.slow
 def test_the_full_width_touches_every_parameter_of_the_layers():
     found = params()
     assert touched(shape(64, 64)) == count(found["stack"])

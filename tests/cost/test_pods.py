@@ -29,16 +29,6 @@ SMALL = {
     "videomae_k400 finetune": {"data": 4},
 }
 
-NOT_COMPILED = "not compiled yet"
-UNEXPECTED = "exchanges what its mesh does not imply, docs/scale.md"
-# Rows that are not as they should be. One that is mended fails until it leaves this list.
-OPEN = {
-    "svitt frames_4": UNEXPECTED,
-    "svitt frames_16": NOT_COMPILED,
-    "svitt_ego random_3": NOT_COMPILED,
-    "svitt_retrieval msrvtt": UNEXPECTED,
-}
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "mesh"), SMALL.items(), ids=SMALL)
@@ -55,9 +45,7 @@ def test_a_recipe_compiled_for_four_chips_fits_and_exchanges_what_its_mesh_impli
 
 
 @pytest.mark.parametrize("pod", PODS, ids=lambda pod: pod.name)
-def test_every_pod_was_compiled_from_its_recipe_as_it_stands(pod, request):
-    if pod.name in OPEN:
-        request.applymarker(pytest.mark.xfail(reason=OPEN[pod.name], strict=True))
+def test_every_pod_was_compiled_from_its_recipe_as_it_stands(pod):
     command = f"python -m benchmarks.pods --only='{pod.name}'"
     row = read_rows().get(pod.name)
     assert row, f"benchmarks/pods.json has no row {pod.name!r}; {command} compiles it"

@@ -10,6 +10,7 @@ def plan(recipe, **request):
     return {row.setting: row for row in rows(recipe, 0, Request(**request))}
 
 
+@pytest.mark.slow
 def test_a_dial_lowers_every_count_and_freezing_that_of_the_step(recipe):
     found = plan(recipe(), only="off|widths d-dec|^last")
     assert not any(row.reason for row in found.values())
@@ -32,6 +33,7 @@ def test_true_operations_are_those_of_the_formula_and_of_what_it_leaves_out(reci
     assert row.flops["true"] == row.flops["adavid"] + text + stem + cls + 2 * 2 * width * embed
 
 
+@pytest.mark.slow
 def test_a_setting_that_the_model_refuses_is_listed_with_its_words(recipe):
     found = plan(recipe(video={"pool": "mean"}), only="^keep")
     assert "set video.pool='cls'" in found["keep 0.7 x 3"].reason
@@ -68,6 +70,7 @@ def test_the_best_of_those_that_fit_computes_the_most():
     assert [(each.setting, each.frames) for each in found if each.best] == [("width", 8), ("mask", 16)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "tubelet"), [("divided", (2, 8, 8)), ("factorized", (2, 8, 8)), ("frames", (1, 8, 8))]
 )

@@ -123,6 +123,7 @@ def test_processes_and_steps_do_not_change_a_mixture(sources, tiny_tokenizer, mi
             np.testing.assert_array_equal(np.concatenate([share[i][name] for share in shares]), expected[name])
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_mixture_of_tables_in_memory(sources, mixed, tiny_tokenizer):
     assert sources[1].table.path is None
     for batch, expected in zip(take(sources, tiny_tokenizer, 4, workers=1), mixed, strict=False):

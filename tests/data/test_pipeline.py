@@ -200,6 +200,7 @@ def test_batches_come_without_jax(tiny_table, tiny_tokenizer):
     run_program(tiny_table, tiny_tokenizer, 0, "close")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["close", "forget", "killed"])
 def test_no_shared_memory_is_left_behind(tiny_table, tiny_tokenizer, end):
     """Python's resource tracker says at the end of a program what was not freed; our own files have its number."""

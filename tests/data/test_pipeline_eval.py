@@ -73,6 +73,7 @@ def test_text_is_the_first_text(whole, tiny_table, tiny_tokenizer):
     np.testing.assert_array_equal(rows(whole, "text_BL")[:50], tiny_tokenizer.encode(firsts))
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(batches, whole):
     """Seven batches over two workers: one of them is done before the other."""
     for batch, expected in zip(batches(workers=2), whole, strict=True):

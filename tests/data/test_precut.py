@@ -194,6 +194,7 @@ def bad_cutter(tmp_path, monkeypatch):
     del sys.modules["bad_cutter"]
 
 
+@pytest.mark.slow
 def test_a_video_that_hangs_or_kills_is_listed_and_the_run_goes_on(folder, tmp_path, bad_cutter):
     pairs = [(name, folder / "z.mp4") for name in ("1", "4")]
     for name, stem in (("0", "once"), ("2", "hangs"), ("3", "kills")):

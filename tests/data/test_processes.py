@@ -174,6 +174,7 @@ def work(job, sign):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["hangs", "dies"])
 def test_a_helper_that_does_not_begin_costs_its_job_nothing(how, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "START_SECONDS", 4.0)

@@ -131,6 +131,7 @@ def test_other_settings_are_another_corpus_with_other_pixels(tmp_path):
     assert (clips[0] != clips[1]).any()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_make_one_corpus_without_jax(tmp_path, repository):
     code = (
         "import sys; from vidlang.datasets import synthetic\n"

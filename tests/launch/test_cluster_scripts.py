@@ -252,6 +252,7 @@ def slice_of_tpus(programs):
     return box
 
 
+@pytest.mark.slow
 def test_a_pod_is_made_and_started_again_after_preemption_until_done(slice_of_tpus, launch_script):
     (slice_of_tpus / "codes").write_text("preempted\n134\n0\n")
     done = launch_script("tpu_pod.sh", *TPU, "--setup=touch mounted", *AWKWARD)
@@ -267,6 +268,7 @@ def test_a_pod_is_made_and_started_again_after_preemption_until_done(slice_of_tp
     assert "the training ended (134); 49 new starts are left" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codes", "restarts", "code", "runs"), [("2", 5, 2, 1), ("1\n1\n1", 1, 1, 2)])
 def test_a_pod_is_not_tried_for_ever(slice_of_tpus, launch_script, codes, restarts, code, runs):
     (slice_of_tpus / "codes").write_text(codes + "\n")

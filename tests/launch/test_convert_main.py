@@ -15,6 +15,7 @@ def run(tmp_path_factory):
     return train_dual(tmp_path_factory.mktemp("run"), corpus_at(tmp_path_factory.mktemp("corpus")))
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_portable_folder_and_that_a_smaller_one(launch, run, tmp_path):
     whole, small = tmp_path / "whole", tmp_path / "small"
     done = launch("launch.convert", "--from=run", f"--path={run}", "--to=portable", f"--out={whole}", "--step=1")

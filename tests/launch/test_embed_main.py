@@ -36,6 +36,7 @@ def content(folder):
     return {name: kept for name, kept in found.items() if not name.endswith(".partial")}
 
 
+@pytest.mark.slow
 def test_embedding_from_the_command_line(launch, arguments, tmp_path):
     out = tmp_path / "out"
     done = launch("launch.embed", *arguments, f"--out={out}", *SMALL, "--part=0/2")

@@ -47,6 +47,7 @@ def content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_makes_a_store_that_checks_until_it_is_damaged(start, videos, tmp_path):
     flags = ("--fps=5", "--short_side=32", "--chunk_s=2", "--workers=2", "--encoding=fast")
     result = start(f"--input={videos}", f"--output={tmp_path}/store", *flags)

@@ -88,6 +88,7 @@ def by_hand(model: Model, params: Any, features_BSD: np.ndarray) -> np.ndarray:
     return pooled_BD / np.linalg.norm(pooled_BD, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_an_embedding_is_what_the_layers_pool_of_the_segments(name: str) -> None:
     model, (params, output) = MODELS[name], found()[name]
@@ -120,6 +121,7 @@ def test_the_text_tower_is_that_of_the_dual_encoder_it_starts_from() -> None:
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_it_learns_what_lies_in_the_order_of_segments() -> None:
     """Four videos of the same segments in another order have the same mean, and not the same text."""
     segments_SD = RNG.normal(size=(5, 8)).astype(np.float32)

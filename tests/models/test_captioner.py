@@ -73,6 +73,7 @@ def seen(model):
     return compiled(model, "see")(grown(model), CLIPS)
 
 
+@pytest.mark.slow
 def test_at_birth_it_is_its_language_model():
     alone = jax.jit(lambda p: Language(language=LANGUAGE).apply({"params": p}, TEXTS, train=False).caption_BLV)
     language = born()["params"]["language"]
@@ -93,6 +94,7 @@ def test_it_looks_at_its_own_video():
 UNROLLED = {**LANGUAGE, "scan": False, "positions": "learned", "norm": "layer", "gated": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [MODEL, MODEL.clone(language=UNROLLED)], ids=["scanned", "unrolled"])
 def test_with_a_cache_it_says_what_it_says_without(model):
     """Rows of unequal prompts side by side."""
@@ -142,6 +144,7 @@ def test_a_text_is_as_likely_as_its_tokens():
         np.testing.assert_allclose(found[row], [sum(own), len(own)], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"pool_time": False}, {"resampler": None}, {"cross": {"every": 4, "heads": 2}}])
 def test_parts_can_be_left_out(changes):
     model = MODEL.clone(**changes)
@@ -178,6 +181,7 @@ def test_a_longer_video_is_as_many_latents():
     assert [(x.shape, x.dtype) for x in sees] == [((2, 3, 24), jnp.float32)] * 2
 
 
+@pytest.mark.slow
 def test_a_model_that_was_cut_out_is_the_big_one_at_those_widths():
     widths = (16, 8)
     dialled = jax.jit(lambda p: MODEL.apply(p, CLIPS, TEXTS, train=False, dials=Dials(widths=widths)).caption_BLV)
@@ -187,6 +191,7 @@ def test_a_model_that_was_cut_out_is_the_big_one_at_those_widths():
     jax.tree.map(np.testing.assert_array_equal, params["language"], grown()["params"]["language"])
 
 
+@pytest.mark.slow
 def test_half_precision_stays_near():
     """Everything in bfloat16, as recipes have it; what was seen serves as well as the clips themselves."""
     half = {"dtype": "bfloat16"}
@@ -213,6 +218,7 @@ def train_step(model, variables):
     return step, TrainState(jnp.int32(0), copy, optimizer.transform.init(trained))
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_bit_for_bit_and_what_is_new_learns():
     step, state = train_step(MODEL, born())
     step, losses = jax.jit(step), []
@@ -228,6 +234,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_what_is_new_learns():
     assert names == {"resampler", "cross"}
 
 
+@pytest.mark.slow
 def test_frozen_parts_take_less_memory_in_training():
     big = {**VIDEO, "tubelet": (1, 4, 4), "transformer": {**VIDEO["transformer"], "layers": 6, "mlp": 256}}
     sizes = []
@@ -254,6 +261,7 @@ def test_what_is_frozen_can_be_said():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thawed", ["train_video", "train_language"])
 def test_what_is_not_frozen_learns_too(thawed):
     model = MODEL.clone(**{thawed: True})

@@ -89,11 +89,13 @@ def assert_near(found, expected):
 CASES = [("captioner", sizes) for sizes in MESHES] + [("language", MESHES[2])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sizes"), CASES, ids=str)
 def test_loss_and_gradients_are_those_of_one_device(name, sizes):
     assert_near(on_mesh(name, trained, sizes), alone(name, trained))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sizes"), CASES, ids=str)
 def test_what_is_said_is_that_of_one_device(name, sizes):
     (found, texts), (expected, same) = on_mesh(name, spoken, sizes), alone(name, spoken)
@@ -111,6 +113,7 @@ def test_nothing_goes_back_into_a_frozen_encoder():
     assert all(leaf.any() for leaf in jax.tree.leaves(grads["params"]["resampler"]))
 
 
+@pytest.mark.slow
 def test_a_step_in_shards_keeps_what_is_frozen_and_moments_of_what_learns_only():
     model, mesh = MODELS["captioner"], make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     fields = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in BATCH.items()}

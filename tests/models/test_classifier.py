@@ -101,6 +101,7 @@ def test_parameters_of_the_encoder_are_where_a_dual_encoder_has_its_own() -> Non
     assert "^video_encoder/stack/layers/" in both.clone(video=frozen).frozen
 
 
+@pytest.mark.slow
 def test_dropout_is_each_rows_own_and_keeps_the_mean() -> None:
     """One clip in every row, without dropped paths: rows differ by what the head's input lost."""
     still = CONFIG["video"] | {"transformer": TRANSFORMER | {"drop_path": 0.0}}
@@ -120,6 +121,7 @@ def test_dropout_is_each_rows_own_and_keeps_the_mean() -> None:
     assert len(np.unique(rows.round(4), axis=0)) == 8
 
 
+@pytest.mark.slow
 def test_rows_drop_the_same_in_any_part_of_the_batch() -> None:
     whole, rows = train(make(), params(), VIDEO), np.array([6, 1])
     part = train(make(), params(), VIDEO[rows], jnp.asarray(rows))
@@ -127,6 +129,7 @@ def test_rows_drop_the_same_in_any_part_of_the_batch() -> None:
         np.testing.assert_allclose(part.logits[name], whole.logits[name][rows], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_classifier_cut_out_is_the_big_one_at_those_widths() -> None:
     small, cut = slice_params(make(), params()["params"], (32, 16), VIDEO)
     found = jax.jit(lambda p: small.apply({"params": p}, VIDEO, method="classify"))(cut)
@@ -134,6 +137,7 @@ def test_a_classifier_cut_out_is_the_big_one_at_those_widths() -> None:
     assert np.abs(found - evaluated()["classify"]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_eight_devices_classify_and_drop_as_one() -> None:
     model = make()
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})

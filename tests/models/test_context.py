@@ -60,6 +60,7 @@ SLOW = [(name, relative, sizes) for name in DIALS for relative in (False, True) 
 CASES = [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in FAST)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "relative", "sizes"), CASES, ids=str)
 def test_tokens_on_several_devices_give_what_one_does(name: str, relative: bool, sizes: dict[str, int]) -> None:
     mesh, (boxed, params) = make_mesh(sizes), prepared(relative)

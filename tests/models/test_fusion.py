@@ -111,6 +111,7 @@ def test_pairs_are_the_true_ones_and_wrong_ones_that_may_be_drawn() -> None:
             assert like - own, f"row {row} got itself, or one that says or shows the same"
 
 
+@pytest.mark.slow
 def test_evaluating_draws_nothing_prunes_by_text_and_sees_no_padding() -> None:
     apply, texts = make().apply, (TEXT, np.pad(TEXT, ((0, 0), (0, 3))))
     dials = Dials(keep_text=((0, 0.4),))
@@ -128,6 +129,7 @@ def test_evaluating_draws_nothing_prunes_by_text_and_sees_no_padding() -> None:
     close(output, longer)  # padding changes nothing
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_make_the_whole() -> None:
     """Masks, dropped tokens and masked words of a row do not depend on the rows it is encoded with."""
     model = make()
@@ -146,6 +148,7 @@ def test_parts_of_a_batch_make_the_whole() -> None:
     close(jax.jit(head)(params(), encoded), output, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_some_pairs_at_a_time_are_all_at_once() -> None:
     """The four pairs of three rows of eight, which does not divide."""
     close(step(chunk=12)(params(), {"video": VIDEO, "text": TEXT}), alone())
@@ -194,6 +197,7 @@ def test_a_dual_encoders_parameters_fit() -> None:
     close(embed, jax.jit(functools.partial(base.apply, method="embed_video"))({"params": dual}, VIDEO))
 
 
+@pytest.mark.slow
 def test_a_model_cut_out_at_widths_is_the_one_at_that_dial() -> None:
     small, cut = slice_params(make(), params()["params"], (16, 8), VIDEO, TEXT)
     assert cut["fusion_encoder"]["layers"]["cross_attention"]["key"]["kernel"].shape[1] == 16
@@ -202,6 +206,7 @@ def test_a_model_cut_out_at_widths_is_the_one_at_that_dial() -> None:
     close(one, two)
 
 
+@pytest.mark.slow
 def test_a_next_word_is_guessed_from_the_clip_and_the_words_before_it() -> None:
     causal = {"text": {**BASE["text"], "transformer": {**BASE["text"]["transformer"], "causal": True}, "pool": "eos"}}
     model = Model(**BASE | causal, fusion={"layers": 1, "causal": True}, captions=True)

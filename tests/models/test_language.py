@@ -57,6 +57,7 @@ def test_all_its_parameters_lie_under_language():
     assert MODEL.vocab == 24 and MODEL.inputs == ("text_BL",)
 
 
+@pytest.mark.slow
 def test_it_learns_to_go_on_from_prompts():
     """Only what follows a prompt is learned, and it is: greedy texts are then those that were trained on."""
     batch = {"text_BL": TEXTS, "prompt_B": np.array([3, 2, 3, 3, 2, 3], np.int32)}
@@ -72,6 +73,7 @@ def test_it_learns_to_go_on_from_prompts():
         assert made.tokens_BSN[row, 0].tolist() == TEXTS[row, prompt : prompt + 2].tolist()
 
 
+@pytest.mark.slow
 def test_prompts_get_no_gradient_from_what_is_asked_of_them():
     def loss(logits_BLV, prompt):
         return captioning.loss(Output(logits_BLV), {"text_BL": TEXTS, "prompt_B": np.full(6, prompt)})[0]

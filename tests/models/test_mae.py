@@ -91,6 +91,7 @@ def sincos(count: int, width: int) -> np.ndarray:
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "tube"])
 def test_targets_are_the_pixels_of_what_the_encoder_did_not_see(kind: str) -> None:
     output = found()[kind]
@@ -164,6 +165,7 @@ def test_a_tube_is_hidden_at_all_times() -> None:
     assert rest.shape[2] == 6 and len(np.unique(rest[:, 0], axis=0)) > 1
 
 
+@pytest.mark.slow
 def test_thirty_steps_rebuild_clips_better_than_without_looking() -> None:
     """Clips get brighter to the right, or downwards: who does not read the kept tubelets is half wrong at best."""
     right = np.broadcast_to(np.linspace(0, 255, 16)[None, None, None, :, None], VIDEO.shape)

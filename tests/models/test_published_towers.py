@@ -101,6 +101,7 @@ def test_texts_have_only_what_their_model_has() -> None:
     assert names["clip"] == {"words", "positions", "stack", "norm"}
 
 
+@pytest.mark.slow
 def test_texts_drop_paths_by_their_own_rows() -> None:
     model = text.Model(vocab=12, max_length=8, transformer=SIZES | {"drop_path": 0.5}, pool="cls")
     params, many = draw(model, TEXT), jnp.tile(TEXT[:1], (6, 1))
@@ -221,6 +222,7 @@ def test_without_a_last_norm_tokens_are_as_layers_leave_them_and_the_mean_keeps_
     np.testing.assert_allclose(raw.pooled_BD, norm(x_BMD.mean(1), p["pooled_norm"], 0.5), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_joint_positions_are_one_for_each_place_of_the_clip_and_are_cut_with_the_width() -> None:
     model = video.Model(**{**VIDEOS["egovlp"], "transformer": SIZES, "positions": "joint"})
     p = draw(model, VIDEO)
@@ -258,6 +260,7 @@ def test_texts_that_make_no_sense_are_refused(changes: dict[str, Any], words: st
         draw(text.Model(**({"vocab": 12, "max_length": 8} | TEXTS["bert"] | changes)), TEXT)
 
 
+@pytest.mark.slow
 def test_quarters_of_a_published_tower_are_its_first_channels() -> None:
     """A cut tower: scales, norms of the mean and layers go by the same width."""
     params, _ = encoded("beit")

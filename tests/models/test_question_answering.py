@@ -39,6 +39,7 @@ def logits() -> np.ndarray:
     return np.asarray(jax.jit(functools.partial(MODEL.apply, method="answer"))(params(), VIDEO, TEXT))
 
 
+@pytest.mark.slow
 def test_every_question_gets_a_logit_for_each_answer() -> None:
     output = jax.jit(functools.partial(MODEL.apply, train=False))(params(), VIDEO, TEXT)
     assert set(output.logits) == {"answer"} and MODEL.heads == {"answer": 7}
@@ -46,6 +47,7 @@ def test_every_question_gets_a_logit_for_each_answer() -> None:
     assert logits().shape == (4, 7) and logits().dtype == np.float32
 
 
+@pytest.mark.slow
 def test_clip_and_question_both_matter_and_padding_does_not() -> None:
     answer = jax.jit(functools.partial(MODEL.apply, method="answer"))
     for other in ((VIDEO[::-1], TEXT), (VIDEO, TEXT[::-1])):
@@ -54,6 +56,7 @@ def test_clip_and_question_both_matter_and_padding_does_not() -> None:
     np.testing.assert_allclose(answer(params(), VIDEO, longer), logits(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_make_the_whole_under_all_dials() -> None:
     rngs = streams(jax.random.key(1))
 

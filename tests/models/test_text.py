@@ -69,6 +69,7 @@ def test_zero_inside_a_text_is_a_word_and_zeros_after_it_are_nothing(params: Any
         assert (np.abs(others[pool].tokens_BLD - output.tokens_BLD)[0, :5].max(-1) > 1e-5).all()
 
 
+@pytest.mark.slow
 def test_texts_of_nothing_but_padding_stay_finite(params: Any) -> None:
     def loss(params: Any) -> jax.Array:
         return sum(jnp.square(output.pooled_BD).sum() for output in pools(params, TEXT[3:]).values())

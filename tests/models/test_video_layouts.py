@@ -59,6 +59,7 @@ def norm(x: Any, q: Any) -> np.ndarray:
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(q["scale"]) + np.asarray(q["bias"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["mean", "cls"])
 def test_frames_are_encoded_alone_and_averaged(pool: str) -> None:
     model = make("frames", pool=pool)
@@ -195,6 +196,7 @@ def test_views_are_the_tokens_with_fixed_positions() -> None:
         run(model, p, dials=Dials(mask=0.5, mask_kind="tube"))
 
 
+@pytest.mark.slow
 def test_positions_are_added_learned_fixed_or_not_at_all() -> None:
     none, fixed, learned = (make(positions=kind) for kind in ("none", "sincos", "learned"))
     p = draw(learned)
@@ -211,6 +213,7 @@ def test_positions_are_added_learned_fixed_or_not_at_all() -> None:
     assert np.abs(whole - run(none, bare).tokens_BMD).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -245,6 +248,7 @@ STILL = {
 STILL["timesformer_cls"] = STILL["timesformer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_first_step_reaches_every_parameter(layout: str) -> None:
     model = make(layout, pool_frames="attention" if layout == "frames" else "mean")
@@ -308,6 +312,7 @@ def by_offsets(p: Any, keep: dict[int, float], masked_BM: np.ndarray) -> tuple[n
     return np.stack(kept), np.stack(tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edges", [None, {"local": 1, "random": 9, "block": 2}], ids=["dense", "full graph"])
 @pytest.mark.parametrize(("mask", "keep"), [(0.0, {}), (0.0, {0: 0.6}), (0.5, {0: 0.6})], ids=str)
 def test_relative_bias_is_that_of_each_pair_of_places(edges: Any, mask: float, keep: dict[int, float]) -> None:

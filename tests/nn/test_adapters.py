@@ -47,6 +47,7 @@ def run(params: Any, dials: Dials = OFF, **options: Any) -> Any:
     return jax.jit(lambda p: model.apply({"params": p}, VIDEO, train=True, dials=dials).tokens_BMD)(params)
 
 
+@pytest.mark.slow
 def test_at_first_the_model_is_the_one_without() -> None:
     kept = {name: leaf for name, leaf in flatten_paths(fresh()).items() if not re.search("adapter|lora_", name)}
     without: Any = {}

@@ -143,6 +143,7 @@ def test_padding_never_matters() -> None:
     np.testing.assert_array_equal(np.asarray(one.x_BLD)[VALID], np.asarray(two.x_BLD)[VALID])
 
 
+@pytest.mark.slow
 def test_how_layers_run_changes_no_value_and_no_gradient() -> None:
     def loss(p: Any, video: jax.Array, **changes: Any) -> jax.Array:
         return jnp.sin(make(layers=2, **changes).apply(p, WORDS, VALID, video, keep=((0, 0.5),)).x_BLD).sum()

@@ -155,6 +155,7 @@ def test_logits_are_those_of_the_formula(name):
     np.testing.assert_allclose(whole(SPECS[name], params(SPECS[name]), TEXTS), reference(SPECS[name]), atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 def test_one_token_after_another_has_the_formulas_logits(name):
     """Prompts of unequal lengths side by side, padded with what must not matter."""
@@ -185,6 +186,7 @@ def value_and_gradients(name, **changes):
     return flatten_paths(jax.jit(loss)(params(SPECS[name])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"scan": False}, {"remat": "full"}, {"scan": False, "remat": "dots"}], ids=str)
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_how_layers_run_changes_no_value_and_no_gradient(name, changes):

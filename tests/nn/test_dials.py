@@ -90,6 +90,7 @@ def by_zeros(widths: tuple[int, ...], pool: str = "cls") -> tuple[np.ndarray, np
     return (x[:, 1:], x[:, 0]) if pool == "cls" else (x, x.mean(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", SCHEDULES, ids=str)
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_static_and_drawn_widths_are_zeros_beyond_them(widths: tuple[int, ...], pool: str) -> None:
@@ -147,6 +148,7 @@ def test_fifty_schedules_are_one_compilation() -> None:
     assert pooled._cache_size() == 1 and len(found) > 10
 
 
+@pytest.mark.slow
 def test_a_sampler_draws_in_training_only() -> None:
     dials = Dials(widths={"name": "dec"})
     one, other = (run(dials, key=key).tokens_BMD for key in (0, 3))
@@ -156,6 +158,7 @@ def test_a_sampler_draws_in_training_only() -> None:
         make().apply(params(), VIDEO, train=True, dials=dials)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [*SCHEDULES, "d-dec", "d-384"], ids=str)
 def test_a_model_cut_out_is_the_big_one_at_those_widths(widths: Any) -> None:
     small, cut = slice_params(make(), params()["params"], widths, VIDEO)
@@ -171,6 +174,7 @@ def test_a_model_cut_out_is_the_big_one_at_those_widths(widths: Any) -> None:
     assert size(cut) < size(params()["params"]) * 1.1 * np.mean([(d / WIDTH) ** 2 for d in static]) + 2000
 
 
+@pytest.mark.slow
 def test_groups_of_heads_are_cut_alike() -> None:
     """In two groups, D/2 is the first half of each; a model whose heads are sorted so that these come first agrees."""
     grouped, plain = make(groups=2), make()
@@ -233,6 +237,7 @@ def test_keeping_everything_is_keeping_off() -> None:
     np.testing.assert_array_equal(everything.kept_BM, np.tile(np.arange(48), (2, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edges", [None, {"local": 1, "random": 5, "block": 8}], ids=["dense", "full graph"])
 @pytest.mark.parametrize("options", [{}, {"scan": False}], ids=str)
 def test_keep_is_dropping_what_cls_attends_to_least(edges: Any, options: dict[str, Any]) -> None:

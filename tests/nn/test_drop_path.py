@@ -66,6 +66,7 @@ def test_time_is_dropped_where_it_is_a_branch_of_its_own() -> None:
     assert counts == {"joint": 2, "frames": 2, "divided": 2, "timesformer": 3, "factorized": 3}
 
 
+@pytest.mark.slow
 def test_a_row_without_its_branches_passes_a_layer_as_it_is() -> None:
     """Blocks by hand, with the factors that are drawn: whatever they multiply by 0 is not there."""
     x, block = X, Block(dataclasses.replace(SPEC, drop_path=0.0))
@@ -98,6 +99,7 @@ def test_a_row_drops_the_same_in_any_part_of_the_batch() -> None:
     assert np.abs(elsewhere - whole[rows]).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"scan": False}, {"remat": "full"}], ids=str)
 def test_however_layers_run_they_drop_the_same(change: dict[str, Any]) -> None:
     def gradient(spec: TransformerSpec) -> jax.Array:
@@ -109,6 +111,7 @@ def test_however_layers_run_they_drop_the_same(change: dict[str, Any]) -> None:
     assert np.abs(plain - expected).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_drawn_widths_drop_as_static_ones_do() -> None:
     drawn = DrawnWidths(jnp.asarray([0, 2, 3]), SHARES)
 
@@ -141,6 +144,7 @@ def test_eight_devices_drop_what_one_does() -> None:
     np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_frames_of_a_clip_drop_together() -> None:
     """Of clips that stand still, all frames come out alike, and clips do not."""
     transformer = {"layers": 2, "width": 16, "heads": 2, "mlp": 32, "dtype": "float32", "drop_path": 0.5}

@@ -145,6 +145,7 @@ def value_and_gradients(spec):
     return flatten_paths(jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*given))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"scan": False}, {"remat": "full"}, {"scan": False, "remat": "dots"}], ids=str)
 def test_how_layers_run_changes_no_value_and_no_gradient(changes):
     found = value_and_gradients(dataclasses.replace(LANGUAGE, **changes))

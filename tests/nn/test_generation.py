@@ -99,6 +99,7 @@ def assert_same(one, other):
     np.testing.assert_allclose(one.score_BS, other.score_BS, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", MODELS)
 def test_with_a_cache_and_without_the_texts_are_the_same(name, how):
@@ -108,6 +109,7 @@ def test_with_a_cache_and_without_the_texts_are_the_same(name, how):
     assert len(np.unique(found.tokens_BSN)) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "how"), [*(("windows", how) for how in HOW), ("captioner", "beam")])
 def test_beside_others_and_alone_the_texts_are_the_same(name, how):
     """Prompts of unequal lengths side by side, and a prompt without padding."""

@@ -137,6 +137,7 @@ def narrowed(layout: str, width: int) -> Any:
     return jax.tree_util.tree_map_with_path(cut, params(layout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", GRIDDED)
 def test_half_the_width_is_a_smaller_layer_static_and_drawn(layout: str) -> None:
     half = WIDTH // 2

@@ -77,6 +77,7 @@ def test_narrower_tokens_meet_the_first_channels():
     np.testing.assert_allclose(read(TOKENS[..., :6]), read(filled), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_what_is_kept_changes_no_value_and_no_gradient(remat):
     def loss(variables, tokens, spec):

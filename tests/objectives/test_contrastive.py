@@ -93,6 +93,7 @@ def test_value_and_gradients_equal_the_oracle(sizes, reduction):
     assert scalars["scale"] == 14.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 7, 100])
 def test_gradients_equal_the_plain_form(chunk):
     video, text = pairs(32, 8, seed=1)

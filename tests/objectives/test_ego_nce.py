@@ -45,6 +45,7 @@ def by_definition(positives, *, ways=2, valid=None, weight=None, candidates=None
     return reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "positives"), [({}, BOTH), ({"tags": "verbs", "chunk": 3}, VERB_ONLY)], ids=["both", "verbs"]
 )
@@ -75,6 +76,7 @@ def test_the_paper_looks_for_positives_among_originals_and_from_video_to_text_on
     np.testing.assert_allclose(value, by_definition(BOTH, ways=1)(pairs(8)), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_without_tags_it_is_infonce():
     none = {name: np.full_like(tags, -1) for name, tags in TAGS.items()}
     with jax.enable_x64(True):

@@ -22,6 +22,7 @@ def by_definition(*, bias=None, valid=None, weight=None):
     return reference
 
 
+@pytest.mark.slow
 def test_every_pair_is_a_question():
     outputs = pairs(16) | {"bias": np.float64(-4.0)}
     _, scalars, gradients = check(sigmoid, by_definition(), outputs, {}, {"data": 4, "fsdp": 2}, chunk=1)

@@ -147,6 +147,7 @@ def test_a_cut_clip_shows_a_box_of_the_other(batch):
     assert len(set(found["mix_share_B"].tolist())) > 4
 
 
+@pytest.mark.slow
 def test_mixup_and_cutmix_share_the_clips_between_them(batch):
     big = {"video_BTHWC": np.zeros((1000, 1, 2, 2, 3), np.uint8)}
     alone = [run(Augmentation(**{name: Mix(0.3, 1.0)}), big) for name in ("mixup", "cutmix")]
@@ -190,6 +191,7 @@ def test_eight_devices_do_as_one(batch):
     assert "all-gather" not in program.as_text(), "a device needs two rows of its neighbour, not the batch"
 
 
+@pytest.mark.slow
 def test_steps_differ_and_places_draw_for_themselves(batch):
     again, later = video_of(ALL, batch), video_of(ALL, batch, step=1)
     np.testing.assert_array_equal(video_of(ALL, batch), again)
@@ -205,6 +207,7 @@ def test_changes_draw_independently(batch):
     assert len({tuple(each.tolist()) for each in chosen}) == 3
 
 
+@pytest.mark.slow
 def test_a_change_draws_the_same_whatever_else_is_on(batch):
     flat = {"video_BTHWC": np.broadcast_to(batch["video_BTHWC"][:, :, :1, :1], SHAPE)}
     np.testing.assert_array_equal(

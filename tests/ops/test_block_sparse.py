@@ -71,6 +71,7 @@ def test_full_graph_is_dense_attention() -> None:
         all_same(jax.jit(lambda *x, name=name: value_and_gradients(sparse(name), *x))(*inputs), dense)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tokens", "block", "local", "random", "globals"), DRAWS)
 def test_drawn_graph_is_dense_attention_under_its_mask(
     tokens: int, block: int, local: int, random: int, globals: int
@@ -78,6 +79,7 @@ def test_drawn_graph_is_dense_attention_under_its_mask(
     check_against_mask(draw(Edges(local, random, block), KEY, tokens), globals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("globals", [0, 1])
 def test_slots_may_be_empty_anywhere_and_a_query_without_keys_gets_zeros(globals: int) -> None:
     index = jnp.array([[-1, 2, -1], [-1, -1, -1], [0, -1, 1]], jnp.int32)
@@ -102,6 +104,7 @@ def by_loops(q: Any, k: Any, v: Any, do: Any, seen: Any, ids: Any, table: Any, r
     return o, d_table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("globals", "own_places"), [(1, True), (2, False), (0, True)])
 def test_bias_is_that_of_each_pair_of_places(globals: int, own_places: bool) -> None:
     grid, tokens = (2, 3, 4), 15
@@ -145,6 +148,7 @@ def test_bias_is_that_of_each_pair_of_places(globals: int, own_places: bool) -> 
         all_same(found, dense, atol=5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", HERE)
 def test_half_precision_sums_the_gradients_of_a_shared_block_in_float32(implementation: str) -> None:
     # 600 queries see one key alone, each with weight 1: a bfloat16 sum of ones stops at 256.
@@ -273,6 +277,7 @@ def test_memory_is_linear_in_the_tokens(implementation: str) -> None:
     assert two < 2 * 4 * 3136**2
 
 
+@pytest.mark.slow
 def test_memory_of_slots_does_not_grow_with_their_number() -> None:
     few, many = (temporaries(1568, Edges(1, random, 56), "slots") for random in (2, 14))
     assert many < 1.1 * few
@@ -300,6 +305,7 @@ def test_a_kernel_that_cannot_serve_says_why() -> None:
             sparse_attention(*arrays(9, count=3), full_graph(8, 4), globals=1, implementation=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("platform", "module", "function"),
     [("gpu", "pallas_sparse", "pallas_attention"), ("tpu", "splash", "splash_sparse")],

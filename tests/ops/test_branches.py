@@ -46,6 +46,7 @@ def deep(choose):
     return jax.jit(jax.grad(loss))
 
 
+@pytest.mark.slow
 def test_numbers_may_be_drawn_inside_a_loop() -> None:
     arguments = X, jnp.array([0, 1, 0, 0, 1, 0]), jax.random.key(0)
     np.testing.assert_allclose(deep(switch)(*arguments), deep(jax.lax.switch)(*arguments), rtol=1e-4, atol=1e-4)

@@ -38,6 +38,7 @@ def test_shared_keys_are_those_of_their_group(heads, groups, limit):
     np.testing.assert_allclose(found[1], np.repeat(new[1, 1], heads // groups, axis=0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_lies_at_places_that_are_not_seen_does_not_matter():
     query, new = RNG.normal(size=(1, 2, SIZE)), RNG.normal(size=(2, 1, 2, SIZE))
     old, seen = RNG.normal(size=(2, 1, PLACES, 2, SIZE)), np.arange(PLACES)[None] < 3

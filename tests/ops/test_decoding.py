@@ -117,6 +117,7 @@ def plain_beams(row, beams, longest, power, fewest=0, stop=(END,)):
     return sorted(ended + [(score / norm(longest, power), text) for score, text in live], reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("beams", "options"),
     [
@@ -183,6 +184,7 @@ def test_a_text_ends_with_the_first_token_that_ends_one_and_zeros_follow(how):
     assert ended > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "options"),
     [("greedy", {}), ("nucleus", {"samples": 2}), ("beam", {"samples": 2}), ("beam", {"length_penalty": -3.0})],
@@ -236,6 +238,7 @@ def test_what_is_drawn_is_as_likely_as_it_should_be():
     np.testing.assert_allclose(found, expected, atol=4 * math.sqrt(0.25 / 4000))
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_the_row_and_the_seed_alone():
     rows = np.array([7, 3, 9, 4], np.int32)
     settings = Decoding("nucleus", max_new=6, samples=2, stop_ids=(END,))
@@ -247,6 +250,7 @@ def test_a_draw_depends_on_the_row_and_the_seed_alone():
     assert (other.tokens_BSN != whole.tokens_BSN).any()
 
 
+@pytest.mark.slow
 def test_each_token_is_drawn_anew():
     def flat(token_B, state):
         return jnp.zeros((1, VOCAB)), state
@@ -262,6 +266,7 @@ def test_without_temperature_drawing_is_greedy(temperature):
     np.testing.assert_allclose(drawn.score_BS, greedy.score_BS, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_nucleus_has_the_token_that_crosses_its_share():
     logits = jnp.log(jnp.array([[0.1, 0.5, 0.3, 0.1]]))
     kept = np.asarray(nucleus(logits, 0.6)) > NEVER

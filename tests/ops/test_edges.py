@@ -64,6 +64,7 @@ def test_every_subset_is_equally_likely_and_rows_are_independent() -> None:
     assert abs(same.mean() - expected) < 4 * np.sqrt(expected / draws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tokens", "block", "local", "random"), DRAWS)
 def test_a_drawn_graph_is_valid_and_holds_what_it_should(tokens: int, block: int, local: int, random: int) -> None:
     graph = draw(Edges(local, random, block), KEY, tokens)
@@ -74,6 +75,7 @@ def test_a_drawn_graph_is_valid_and_holds_what_it_should(tokens: int, block: int
         assert near <= found and len(found) == min(len(near) + random, blocks)
 
 
+@pytest.mark.slow
 def test_same_key_same_graph_and_every_layer_of_a_scan_its_own() -> None:
     edges = Edges(local=1, random=3, block=4)
     keys = jax.random.split(KEY, 6)
@@ -84,6 +86,7 @@ def test_same_key_same_graph_and_every_layer_of_a_scan_its_own() -> None:
     assert len({index.tobytes() for index in np.asarray(stacked)}) == 6
 
 
+@pytest.mark.slow
 def test_combine_keeps_the_first_of_copies() -> None:
     one, two = jnp.array([[2, -1], [1, 0]]), jnp.array([[0, 2, -1], [3, 1, 0]])
     np.testing.assert_array_equal(combine(one, two), [[2, -1, 0, -1, -1], [1, 0, 3, -1, -1]])
@@ -92,6 +95,7 @@ def test_combine_keeps_the_first_of_copies() -> None:
         combine(one, one[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("globals", [0, 1, 2])
 @pytest.mark.parametrize(("tokens", "block", "local", "random"), DRAWS)
 def test_mask_and_density_are_those_of_a_loop_over_tokens(

@@ -69,6 +69,7 @@ def test_a_row_without_any_other_thing_draws_from_all_others_but_itself() -> Non
         assert count[row] == 0 and np.delete(count, row).min() > 150
 
 
+@pytest.mark.slow
 def test_rows_and_chunks_never_change_a_draw_and_no_gradient_passes() -> None:
     draw = functools.partial(draw_negatives, jax.random.key(3), QUERY, CANDIDATE, SCALE, (TEXT, CLIP))
     found = draw()

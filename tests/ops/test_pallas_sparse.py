@@ -28,6 +28,7 @@ def value_and_gradients(case: Case, dtype: jnp.dtype = jnp.float32) -> tuple[jax
     return run(*case.inputs(dtype), case.graph(), globals=case.globals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_equals_attention_by_hand(name: str) -> None:
     case = CASES[name]
@@ -35,6 +36,7 @@ def test_equals_attention_by_hand(name: str) -> None:
         np.testing.assert_allclose(found, expected, atol=3e-6, err_msg=what)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 0.04), (jnp.float16, 0.006)])
 def test_half_precision_is_close(dtype: jnp.dtype, tolerance: float) -> None:
     case = part_block()
@@ -89,6 +91,7 @@ def test_edges_by_key_are_the_edges_by_query_turned() -> None:
     assert starts[-1] == len(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize(("block", "head", "globals"), [(56, 64, 1), (16, 80, 0)])
 def test_triton_lowers_forward_and_backward(dtype: jnp.dtype, block: int, head: int, globals: int) -> None:

@@ -55,6 +55,7 @@ def pack(y, u, v):
     return np.concatenate([y, *rows], axis=2).round().clip(0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_every_plain_colour_comes_back() -> None:
     rng = np.random.default_rng(0)
     rgb = np.concatenate([rng.integers(0, 256, (60, 3)), [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 0, 255]]])
@@ -66,6 +67,7 @@ def test_every_plain_colour_comes_back() -> None:
     np.testing.assert_allclose(found.astype(float), np.broadcast_to(rgb[:, None, None, None], found.shape), atol=2.5)
 
 
+@pytest.mark.slow
 def test_chroma_lies_in_the_middle_of_its_pixels() -> None:
     rng = np.random.default_rng(1)
     y, u, v = (rng.integers(90, 160, size).astype(float) for size in ((2, 3, 8, 12), (2, 3, 4, 6), (2, 3, 4, 6)))
@@ -110,6 +112,7 @@ SCALED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("box", "size"), [SAME_SIZE, *SCALED], ids=str)
 def test_what_is_taken_apart_on_the_device_is_what_the_decoder_gives(natural_clip, box, size) -> None:
     rgb, yuv = (decode(natural_clip, np.arange(3), box, size, pixels=pixels) for pixels in ("rgb", "yuv420"))

@@ -108,6 +108,7 @@ def photometric(name, frame, share):
     }[name]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_is_its_formula_in_each_frame(clip, run, name):
     reference = geometric if name in GEOMETRIC else photometric
@@ -170,6 +171,7 @@ def drawn(rows, **how):
     return jax.device_get(draw(keys, RandAugment(**how)))
 
 
+@pytest.mark.slow
 def test_all_operations_are_drawn_about_evenly():
     found = drawn(4000)
     count = np.bincount(found.operation_BN.ravel(), minlength=NONE + 1)
@@ -199,6 +201,7 @@ def changed(batch, how=STRONG, step=0):
     return np.asarray(jax.jit(lambda batch: augment(batch, key, how)["video_BTHWC"])(batch))
 
 
+@pytest.mark.slow
 def test_a_clip_is_its_operations_one_after_another(batch, run):
     key = jax.random.fold_in(jax.random.key(5), 0)
     keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(key, place), 5))(jnp.arange(8))
@@ -214,6 +217,7 @@ def test_a_clip_is_its_operations_one_after_another(batch, run):
     assert (got != batch["video_BTHWC"]).any(axis=(1, 2, 3, 4)).all()
 
 
+@pytest.mark.slow
 def test_steps_and_places_draw_for_themselves(batch):
     same = {"video_BTHWC": np.broadcast_to(batch["video_BTHWC"][:1], batch["video_BTHWC"].shape)}
     assert len({row.tobytes() for row in changed(same)}) == 8
@@ -221,6 +225,7 @@ def test_steps_and_places_draw_for_themselves(batch):
     np.testing.assert_array_equal(changed({"video_BTHWC": batch["video_BTHWC"][:4]}), changed(batch)[:4])
 
 
+@pytest.mark.slow
 def test_eight_devices_do_as_one_without_a_word_between_them(batch):
     mesh = make_mesh({"data": 4, "fsdp": 2})
     with use_mesh(mesh):

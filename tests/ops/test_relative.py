@@ -26,6 +26,7 @@ def row_of(q: int, k: int, grid: tuple[int, int, int]) -> int:
     return row
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_a_loop_and_use_the_whole_table() -> None:
     ids = np.arange(-1, 24, dtype=np.int32)
     found = offset_rows(jnp.asarray(ids), jnp.asarray(ids), GRID)
@@ -33,6 +34,7 @@ def test_rows_are_those_of_a_loop_and_use_the_whole_table() -> None:
     assert set(np.unique(found)) == set(range(table_rows(GRID)))
 
 
+@pytest.mark.slow
 def test_bias_of_some_tokens_is_a_part_of_the_whole() -> None:
     ids = jnp.arange(-1, 24, dtype=jnp.int32)[None]
     bias = RelativeBias(table(GRID), ids, GRID)
@@ -45,6 +47,7 @@ def test_bias_of_some_tokens_is_a_part_of_the_whole() -> None:
         np.testing.assert_array_equal(some, whole[0][:, row[:, None], row[None]])
 
 
+@pytest.mark.slow
 def test_inflated_table_gives_in_every_pair_of_frames_what_the_flat_one_gives() -> None:
     flat, frames = table((1, 3, 4)), 3
     places = np.concatenate([[-1], np.arange(12)]).astype(np.int32)

@@ -63,6 +63,7 @@ def expected() -> Any:
     return jax.jit(lambda: {name: run(reference, name) for name in CASES})()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [256, 2])
 @pytest.mark.parametrize("sizes", [{"context": 8}, {"data": 2, "tensor": 2, "context": 2}], ids=str)
 def test_a_ring_of_devices_computes_what_one_does(sizes: dict[str, int], chunk: int, expected: Any) -> None:

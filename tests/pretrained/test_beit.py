@@ -35,6 +35,7 @@ def saved(folder, name="BeitModel", **changes):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_tokens_and_pooled_vectors_are_those_of_the_real_tower(case, tmp_path):
     model = saved(tmp_path, **CASES[case])

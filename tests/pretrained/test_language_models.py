@@ -143,6 +143,7 @@ def test_gemma_of_old_files_says_gelu_and_means_the_approximation():
     assert llama.spec({**old, "model_type": "llama"})["activation"] == "gelu"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("transformers") is None, reason="the real models are in the extra 'test'")
 @pytest.mark.parametrize("case", CASES)
 def test_the_installed_real_model_agrees(case, tmp_path):

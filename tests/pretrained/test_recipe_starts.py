@@ -115,6 +115,7 @@ def test_a_setting_that_is_not_the_weights_is_named_or_allowed(clip_folder):
         begin(stage_of("avion_ego4d", 0), f"clip:{clip_folder}:video")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, frames", [("svitt", 1), ("svitt_ego", 4)])
 def test_svitt_starts_from_beit_and_bert(name, frames, beit_and_bert, tmp_path):
     found, said = begin(stage_of(name, 0), *beit_and_bert)
@@ -131,6 +132,7 @@ def test_svitt_starts_from_beit_and_bert(name, frames, beit_and_bert, tmp_path):
     assert "from beit weights" in said and "from bert weights" in said
 
 
+@pytest.mark.slow
 def test_adavid_starts_from_egovlp(tmp_path):
     stage = stage_of("adavid_egovlp", 0, heads=1)
     stage["model"]["video"]["transformer"]["layout"] = "divided"
@@ -147,6 +149,7 @@ def test_adavid_starts_from_egovlp(tmp_path):
         begin(stage, f"egovlp:{tmp_path}/egovlp.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["avion_ek100_mir", "avion_ek100_cls"])
 def test_fine_tuning_starts_from_avions_checkpoint(name, tmp_path):
     section = stage_of("avion_ego4d", 0, heads=1)["model"]
@@ -164,6 +167,7 @@ def test_fine_tuning_starts_from_avions_checkpoint(name, tmp_path):
     assert "video_encoder/temporal (4, 64) -> (8, 64), linear" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["svitt_retrieval", "svitt_qa"])
 def test_fine_tuning_starts_from_svitts_checkpoint(name, tmp_path):
     config = {"frames": 4, "side": 14, "patch": 16, "vision_layers": 4, "vision_width": 64, "vision_heads": 4}

@@ -56,6 +56,7 @@ def words_of(model, tokens_BND, text_BL):
     return model.word_head(model._read(tokens_BND, text_BL, OFF).x_BLD, model._word_table())
 
 
+@pytest.mark.slow
 def test_embeddings_pairs_and_words_are_those_of_the_reference(published):
     model, path = published
     params, module = svitt.load(path), ours(svitt.section(path))

@@ -57,6 +57,7 @@ def test_logits_are_those_of_the_real_classifier_and_of_what_leaves(tmp_path):
     np.testing.assert_allclose(again, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean", [False, True])
 def test_hidden_tubelets_are_rebuilt_as_the_real_model_does(mean, tmp_path):
     model = saved(tmp_path, "VideoMAEForPreTraining", use_mean_pooling=mean)

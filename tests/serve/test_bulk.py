@@ -96,6 +96,7 @@ def test_every_sentence_is_there_once_beside_its_clip(whole, run, table):
     np.testing.assert_allclose(vectors(whole, "texts"), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 3, 4, 6, 8, 11])
 def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, monkeypatch, moment):
     """Killed when the n-th file was written and not yet in its place: header, notes and Parquet files."""

@@ -57,6 +57,7 @@ def told(found):
     return [(each.row, each.caption) for each in found]
 
 
+@pytest.mark.slow
 def test_each_clip_is_told_as_the_model_tells_it_alone(captioner_run, captioner, table):
     found = list(captioner(table))
     assert [each.row for each in found] == [0, 1, 2, 3, 4]
@@ -71,6 +72,7 @@ def test_each_clip_is_told_as_the_model_tells_it_alone(captioner_run, captioner,
     assert compiled == [1, 1], "prompts of other lengths in another batch compile nothing anew"
 
 
+@pytest.mark.slow
 def test_what_is_drawn_depends_on_the_row_and_the_seed_alone(captioner_run, captioner, table):
     drawn = {"how": "nucleus", "samples": 2, "seed": 3, **SHORT}
     speaker = Captioner(captioner_run[0], prompt="a {words}", decoding=drawn, batch_size=4)
@@ -121,6 +123,7 @@ def test_of_equally_long_prompts_all_processes_look_at_the_same(captioner_run, t
     assert speaker.decoding.max_new == 20 - 5, "of begin and four words"
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_caption_say_so(captioner_run, table, monkeypatch):
     run, _ = captioner_run
     model, params, stage = restore_model(run)

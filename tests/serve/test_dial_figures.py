@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from vidlang.models import dual_encoder, fusion
 from vidlang.ops.dials import Dials
@@ -56,6 +57,7 @@ def pixels_of(kept_M: np.ndarray) -> np.ndarray:
     return np.isin(np.arange(12), kept_M).reshape(2, 2, 3).repeat(2, 0).repeat(4, 1).repeat(4, 2)
 
 
+@pytest.mark.slow
 def test_pruned_tokens_are_pale_and_the_others_as_they_were() -> None:
     model, video = dual_encoder.Model(**TOWERS), VIDEO
     init = functools.partial(model.init, train=False)
@@ -70,6 +72,7 @@ def test_pruned_tokens_are_pale_and_the_others_as_they_were() -> None:
     np.testing.assert_array_equal(seen(pruned.picture)[1], pixels_of(kept[0]))
 
 
+@pytest.mark.slow
 def test_a_text_prunes_what_the_video_encoder_left() -> None:
     model = fusion.Model(**TOWERS, fusion={"layers": 2})
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), VIDEO[None], TEXT[None])

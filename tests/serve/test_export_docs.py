@@ -56,6 +56,7 @@ def test_onnx(run, repository, tmp_path):
     np.testing.assert_allclose(found, expected(workdir, params, "embed_text", rows), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stablehlo(run, repository, tmp_path):
     workdir, params = run
     export_run(workdir, tmp_path / "out", how=How("stablehlo", platforms=("cpu", "tpu"), check=False))

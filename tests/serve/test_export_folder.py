@@ -103,6 +103,7 @@ def test_a_classifier_gives_its_logits(tmp_path):
     assert found.shape == (2, 8) and not (tmp_path / "out" / "tokenizer.json").exists()
 
 
+@pytest.mark.slow
 def test_weights_in_half_precision_take_half_the_bytes(tmp_path):
     wide = {**CLASSIFIER["video"], "transformer": {**TRANSFORMER, "width": 64, "mlp": 256}}
     workdir, params = tiny_run(tmp_path / "run", {**CLASSIFIER, "video": wide})

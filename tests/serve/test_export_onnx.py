@@ -94,6 +94,7 @@ def same(model, params, method, path, dials=OFF, atol=1e-5, fields=FIELDS):
         np.testing.assert_allclose(found, expected[:batch], atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIDEOS)
 def test_clips(name, tmp_path):
     video, transformer, dials = VIDEOS[name]
@@ -101,6 +102,7 @@ def test_clips(name, tmp_path):
     same(model, drawn(model), "embed_video", tmp_path, Dials(**dials))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 def test_texts(name, tmp_path):
     text, transformer = TEXTS[name]
@@ -139,6 +141,7 @@ def test_layers_are_few_nodes():
         assert ops.count("MatMul") == layers * (4 + 2 + 2) + (2 if program.method == "embed_video" else 1)
 
 
+@pytest.mark.slow
 def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch):
     model = dual()
     params = drawn(model)

@@ -114,6 +114,7 @@ def arguments(function, batch):
     return {name: values[name][:batch].astype(KINDS[name]) for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_as_jax_computes_it(name, tmp_path):
     function = CASES[name]

@@ -130,6 +130,7 @@ def test_of_several_views_the_mean_counts(loaded):
     np.testing.assert_allclose(views, alone.mean(axis=0, keepdims=True), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_clips_in_the_planes_that_they_are_stored_in_are_seen_alike(loaded, files):
     clip = {**loaded.about.clip, "pixels": "yuv420"}
     fields = {**loaded.about.fields, "yuv_BTXW": [[4, 24, 16], "uint8"]}
@@ -164,6 +165,7 @@ def test_labels_are_chosen_by_the_scaled_cosines_of_prompts(loaded, dual_run, fi
     assert len(loaded.classify(files[0], labels, top=2)[0]) == 2
 
 
+@pytest.mark.slow
 def test_each_shape_is_compiled_once(dual_run):
     loaded = vidlang.load(dual_run[0], device="cpu")
     video_BTHWC = np.zeros((8, 4, 16, 16, 3), np.uint8)
@@ -186,6 +188,7 @@ def test_each_shape_is_compiled_once(dual_run):
     assert [batch_rows(count, 8) for count in (1, 2, 3, 4, 5, 8, 9, 100)] == [1, 2, 4, 4, 8, 8, 8, 8]
 
 
+@pytest.mark.slow
 def test_a_slice_is_the_model_at_that_width(loaded, dual_run):
     video_BTHWC = np.random.default_rng(1).integers(0, 256, (2, 4, 16, 16, 3), np.uint8)
     full, narrow = loaded.embed_video(video_BTHWC), loaded.embed_video(video_BTHWC, width="d-384")
@@ -213,6 +216,7 @@ def test_other_numbers_of_frames_take_positions_as_training_would(loaded, dual_r
         loaded.embed_video(video_BTHWC, frames=3)
 
 
+@pytest.mark.slow
 def test_steps_devices_and_dtypes_are_chosen(loaded, dual_run):
     first = vidlang.load(dual_run[0], step=1, device="cpu:3")
     assert first.about.source["step"] == 1 and loaded.about.source["step"] == 2

@@ -35,6 +35,7 @@ def classifier_run(corpus, tmp_path_factory):
     return train_classifier(tmp_path_factory.mktemp("classifier"), corpus)
 
 
+@pytest.mark.slow
 def test_captions_are_those_of_the_captioner(captioner_run, files):
     loaded = vidlang.load(captioner_run[0])
     speaker = Captioner(captioner_run[0], prompt="a red", decoding={"max_new": 5, "min_new": 4})
@@ -64,6 +65,7 @@ def test_captions_that_cannot_be_are_refused(captioner_run, files):
         loaded.embed_text("a")
 
 
+@pytest.mark.slow
 def test_a_portable_captioner_says_the_same(captioner_run, files, tmp_path):
     loaded = vidlang.load(captioner_run[0])
     again = vidlang.load(save_portable(loaded, tmp_path / "model"))
@@ -177,6 +179,7 @@ def test_published_files_choose_labels_as_the_published_model(clip_files, tmp_pa
     assert again.classify(VIDEO_BTHWC[:, :1], labels, template="{}") == found
 
 
+@pytest.mark.slow
 def test_texts_cost_as_many_tokens_as_they_have(clip_files, tmp_path):
     """A model of long texts reads short ones in few places, and says the same of them."""
     config = json.loads((clip_files[1] / "config.json").read_text())

@@ -59,6 +59,7 @@ def test_it_holds_all_that_is_needed_and_nothing_else(folder, loaded):
     )
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_another_process_without_the_run(folder, loaded, tmp_path):
     copy = tmp_path / "copied"
     shutil.copytree(folder, copy)
@@ -75,6 +76,7 @@ def test_the_same_bits_in_another_process_without_the_run(folder, loaded, tmp_pa
     np.testing.assert_array_equal(found["video"], loaded.embed_video(VIDEO_BTHWC))
 
 
+@pytest.mark.slow
 def test_what_is_cut_narrower_takes_less_and_says_the_same(dual_run, folder, loaded, tmp_path):
     small = save_portable(dual_run[0], tmp_path / "small", widths="d-384")
     assert (small / "params.safetensors").stat().st_size < 0.8 * (folder / "params.safetensors").stat().st_size

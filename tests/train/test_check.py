@@ -111,6 +111,7 @@ def refuse(config, message, loads, tmp_path):
     assert not loads and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", STAGE)
 def test_a_mistake_in_a_later_stage_is_found_before_data_is_made(two_stages, loads, tmp_path, mistake):
     changes, message = STAGE[mistake]

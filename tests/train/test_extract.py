@@ -214,11 +214,13 @@ def aggregating(stage_config, aggregator, whole, corpus):
     )
 
 
+@pytest.mark.slow
 def test_an_aggregator_learns_from_features_and_is_evaluated_on_them(aggregating, tmp_path):
     metrics = stages.train({"name": "tiny", "seed": 0, "stages": (aggregating,)}, tmp_path)
     assert np.isfinite(metrics["loss"]) and 0 <= metrics["val/t2v_r1"] <= 1 and metrics["val/missing"] == 0
 
 
+@pytest.mark.slow
 def test_sigterm_while_a_stage_extracts(aggregating, whole, run, table, corpus, tmp_path, monkeypatch):
     """Started again, the stage finds what was made, makes the rest, and trains on what it would have had."""
     made = tmp_path / "features"

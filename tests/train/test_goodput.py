@@ -83,6 +83,7 @@ def test_a_ledger_writes_what_it_is_told_and_survives_a_kill(tmp_path, monkeypat
     assert len(trained) == 3 and trained[0] == (0, 11) and trained[-1][-1] == 24, "written every ten seconds"
 
 
+@pytest.mark.slow
 def test_a_run_accounts_for_itself_over_a_restart(recipe, tmp_path, monkeypatch, capfd):
     config = recipe(duration="8 steps", evals=(), checkpoint={"every": "3 steps"})
     real = Ledger.step

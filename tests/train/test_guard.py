@@ -56,6 +56,7 @@ def config(recipe, rows_of):
     return make
 
 
+@pytest.mark.slow
 def test_a_step_left_out_changes_nothing_but_its_number(config, rows_of, recipe, tmp_path):
     stages.train(config([1, 3], guard={"skip": 1}), tmp_path)
     params = {step: params_of(tmp_path, step) for step in all_steps(tmp_path / "0_short")}
@@ -70,6 +71,7 @@ def test_a_step_left_out_changes_nothing_but_its_number(config, rows_of, recipe,
     json.loads((tmp_path / "0_short/batches.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_learning_rates_follow_the_step_whatever_was_left_out(config, tmp_path):
     """What the optimizer went by is what is written: after a skip, the next update is as large as its rate says."""
     plain = {"learning_rate": 0.1, "name": "sgd", "momentum": 0.0, "clip_norm": None}
@@ -87,6 +89,7 @@ def test_learning_rates_follow_the_step_whatever_was_left_out(config, tmp_path):
     assert changes[0] == pytest.approx(changes[1], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("poisoned", "skip"), [([2], 0), ([1, 2], 1)], ids=str)
 def test_one_more_in_a_row_stops_the_run_before_anything_is_saved(config, tmp_path, poisoned, skip):
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 2 of stage 'short'.*the last good one is step"):
@@ -100,6 +103,7 @@ def test_one_more_in_a_row_stops_the_run_before_anything_is_saved(config, tmp_pa
     assert [record["step"] for record in read_batches(tmp_path / "0_short")] == poisoned
 
 
+@pytest.mark.slow
 def test_a_guard_that_has_nothing_to_do_changes_nothing(config, tmp_path):
     """It is another program, which XLA fuses in other places, so the last bit may differ."""
     for skip in (0, 3):

@@ -42,6 +42,7 @@ def test_what_files_give_is_theirs_on_every_mesh(axes, tmp_path, mesh_of):
         assert f"gpt2 weights {tmp_path / 'gpt2'}: {len(blank)} parameters loaded" in report
 
 
+@pytest.mark.slow
 def test_what_is_not_awaited_is_born_as_ever(mesh_of):
     with use_mesh(mesh := mesh_of(data=8)):
         usual = create_state(MODEL, optimizer(), FIELDS, mesh, 3).params["language"]

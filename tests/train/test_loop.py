@@ -107,6 +107,7 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(whole, recipe, tmp_path, si
     assert history_of(folder) == history_of(whole[0])
 
 
+@pytest.mark.slow
 def test_another_mesh_goes_on_with_the_same_training(whole, recipe, tmp_path, signal_at, monkeypatch):
     with pytest.raises(Interrupted):
         signal_at(1)

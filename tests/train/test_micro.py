@@ -60,6 +60,7 @@ def assert_same(one, other, **tolerance):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerance)
 
 
+@pytest.mark.slow
 def test_cached_parts_give_the_whole_batchs_gradients_in_less_memory():
     whole, parts = graded(Micro()), graded(Micro(4))
     assert_same(whole(params(), BATCH), parts(params(), BATCH), rtol=2e-4, atol=2e-6)
@@ -83,6 +84,7 @@ def per_row(outputs, batch):
     return loss, {"copy": loss}
 
 
+@pytest.mark.slow
 def test_averaged_parts_are_the_mean_over_rows_and_another_loss_where_rows_are_compared():
     dials = Dials(mask=0.5)
     alone = graded(Micro(), per_row, dials=dials)(params(), BATCH)

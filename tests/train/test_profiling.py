@@ -12,6 +12,7 @@ from vidlang.train.profiling import Steps, read_steps
 from vidlang.train.program import Program
 
 
+@pytest.mark.slow
 def test_a_trace_has_these_steps_and_no_others(recipe, tmp_path, capsys):
     config = recipe(duration="6 steps", evals=(), checkpoint={"every": "6 steps"})
     extras = Extras(profile=read_steps("2:5"), exchanges=lambda compiled: f"sends {len(compiled.as_text()) > 0}")

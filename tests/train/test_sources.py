@@ -62,6 +62,7 @@ def still(recipe, tmp_path_factory):
     return stages.train(recipe(**STILL), folder), losses(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["items", "batches"])
 def test_a_mixture_trains_and_goes_on_as_if_never_stopped(recipe, corpus, tmp_path, name):
     changes = MIXTURES[name](corpus) | {"evals": (), "checkpoint": {"every": "3 steps"}, "duration": "6 steps"}
@@ -158,6 +159,7 @@ AUGMENT = {
 }
 
 
+@pytest.mark.slow
 def test_clips_are_changed_in_training_only(recipe, tmp_path, still):
     changed = stages.train(recipe(augment=AUGMENT, **STILL), tmp_path)
     assert losses(tmp_path)[0] != still[1][0]
@@ -246,6 +248,7 @@ def classifier(corpus, classes):
     }
 
 
+@pytest.mark.slow
 def test_a_label_that_no_class_has_ends_a_training_before_its_first_step(recipe, corpus, tmp_path):
     """On a device it would be no number, and the guard would speak of a bad learning rate."""
     changes = classifier(corpus, 2)

@@ -73,6 +73,7 @@ def test_batches_are_as_known_beforehand_and_each_source_has_its_prompts(texts, 
     assert 0 < captions.sum() < 8
 
 
+@pytest.mark.slow
 def test_it_learns_and_goes_on_as_if_never_stopped(texts, tmp_path, undecoded):
     stages.train(texts(duration="6 steps", checkpoint={"every": "3 steps"}), tmp_path / "whole")
     whole = history(tmp_path / "whole")
@@ -84,6 +85,7 @@ def test_it_learns_and_goes_on_as_if_never_stopped(texts, tmp_path, undecoded):
     assert [record["loss"] for record in history(tmp_path / "again")] == [record["loss"] for record in whole]
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_with_unequal_prompts_are_the_whole_batch(texts, tmp_path):
     """The parts ask for unequal numbers of tokens, and all tokens of the batch count alike."""
     for name, micro in (("whole", {}), ("parts", {"batches": 2})):
