@@ -17,7 +17,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile much and compute little: the compiler's backend optimises nothing, its older emitters take half the time
 # of the newer ones, no program is split for many threads, and what one test has compiled, no other, no other worker and
 # no process of a test compiles again.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
 # Of two exchanges that do not wait for each other, one inside a loop, fake devices may begin either first. Each holds a
 # thread until all have come, and by default there are as many threads as devices: none is left for the one who must.
