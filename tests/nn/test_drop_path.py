@@ -28,7 +28,8 @@ X = jnp.asarray(RNG.normal(size=(8, 5, 16)), jnp.float32)
 def params() -> Any:
     shapes = nn.unbox(jax.eval_shape(Stack(SPEC).init, jax.random.key(0), X))["params"]
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), jnp.float32), shapes)
+    # NumPy arrays: made once, perhaps while something is traced, they must not be of that trace.
+    return jax.tree.map(lambda leaf: (0.4 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
 
 
 def run(spec: TransformerSpec, x_BND: jax.Array = X, dials: Dials = OFF) -> jax.Array:
