@@ -35,7 +35,7 @@ def shapes(model: Any, *inputs: Any) -> Any:
 
 @functools.cache
 def params() -> Any:
-    draw = jax.tree.map(lambda leaf: jnp.asarray(0.3 * RNG.normal(size=leaf.shape), jnp.float32), shapes(make()))
+    draw = jax.tree.map(lambda leaf: (0.3 * RNG.normal(size=leaf.shape)).astype(np.float32), shapes(make()))
     return nn.unbox(draw)
 
 

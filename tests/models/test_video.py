@@ -28,7 +28,7 @@ def build(pool: str) -> tuple[Model, Any]:
     """A model of this pooling, with parameters that are all away from zero."""
     model = Model(nn.FrozenDict(TRANSFORMER), tubelet=TUBELET, pool=pool, mean=MEAN, std=STD)
     shapes = nn.unbox(jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), VIDEO))
-    params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * RNG.normal(size=leaf.shape), jnp.float32), shapes)
+    params = jax.tree.map(lambda leaf: (0.3 * RNG.normal(size=leaf.shape)).astype(np.float32), shapes)
     return model, params
 
 

@@ -34,7 +34,7 @@ def params(pool: str = "cls") -> Any:
     rng = np.random.default_rng(1)
 
     def draw(path: Any, leaf: Any) -> jax.Array:
-        return jnp.asarray(("scale" in str(path)) + 0.3 * rng.normal(size=leaf.shape), jnp.float32)
+        return (("scale" in str(path)) + 0.3 * rng.normal(size=leaf.shape)).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
