@@ -1,6 +1,7 @@
 """Every test sees eight fake CPU devices, strict rank promotion and a repository root on its path."""
 
 import atexit
+import contextlib
 import gc
 import importlib.util
 import os
@@ -61,6 +62,28 @@ def same_priority():
     yield
     if hasattr(os, "sched_getscheduler"):
         assert os.sched_getscheduler(0) == os.SCHED_OTHER, "a library has given this process real-time priority"
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """killed_at(n, module) is a context that a kill ends when the n-th file is written and not yet in its place."""
+
+    @contextlib.contextmanager
+    def killing(moment, module):
+        replaced = 0
+
+        def replace(source, target, *, to=os.replace):
+            nonlocal replaced
+            replaced += 1
+            if replaced == moment:
+                raise KeyboardInterrupt
+            to(source, target)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(f"{module}.os.replace", replace)
+            yield
+
+    return killing
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Embeddings of a whole table are those of the model, each clip once, however the work was cut up or cut off."""
 
 import json
-import os
 
 import jax
 import numpy as np
@@ -98,21 +97,10 @@ def test_every_sentence_is_there_once_beside_its_clip(whole, run, table):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 3, 4, 6, 8, 11])
-def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, monkeypatch, moment):
+def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, killed_at, moment):
     """Killed when the n-th file was written and not yet in its place: header, notes and Parquet files."""
-    replaced = 0
-
-    def replace(source, target, *, to=os.replace):
-        nonlocal replaced
-        replaced += 1
-        if replaced == moment:
-            raise KeyboardInterrupt
-        to(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("vidlang.data.bulk_store.os.replace", replace)
-        with pytest.raises(KeyboardInterrupt):
-            make(tmp_path / "out")
+    with killed_at(moment, "vidlang.data.bulk_store"):
+        make(tmp_path / "out")
     assert content(tmp_path / "out") != content(whole)
     made = len(list((tmp_path / "out" / "videos").glob("*.parquet")))
     assert make(tmp_path / "out").done == 16 - min(16, 5 * made), "what is there is not made again"

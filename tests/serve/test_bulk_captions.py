@@ -1,7 +1,6 @@
 """Captions of a whole table are those of the captioner, each clip once, however the work was cut up or cut off."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -93,21 +92,10 @@ def test_each_clip_is_there_once_with_what_is_said_of_it_by_itself(speaker, make
 
 
 @pytest.mark.parametrize("moment", [1, 2, 3, 5])
-def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, monkeypatch, moment):
+def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, killed_at, moment):
     """Killed when the n-th file was written and not yet in its place: header, note and Parquet files."""
-    replaced = 0
-
-    def replace(source, target, *, to=os.replace):
-        nonlocal replaced
-        replaced += 1
-        if replaced == moment:
-            raise KeyboardInterrupt
-        to(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("vidlang.data.bulk_store.os.replace", replace)
-        with pytest.raises(KeyboardInterrupt):
-            make(tmp_path / "out")
+    with killed_at(moment, "vidlang.data.bulk_store"):
+        make(tmp_path / "out")
     made = len(list((tmp_path / "out").rglob("*.parquet")))
     assert made == max(0, moment - 3)
     assert make(tmp_path / "out").done == ROWS - 3 * made, "what is there is not made again"

@@ -76,21 +76,10 @@ def test_features_are_what_the_model_says_of_each_segment(run, table, whole):
 
 
 @pytest.mark.parametrize("moment", [1, 2, 3, 4, 5, 6, 9, 12])
-def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, monkeypatch, moment):
+def test_what_was_killed_goes_on_to_the_same_bytes(make, whole, tmp_path, killed_at, moment):
     """Killed when the n-th file was written and not yet in its place: index, header, notes and features."""
-    replaced = 0
-
-    def replace(source, target, *, to=os.replace):
-        nonlocal replaced
-        replaced += 1
-        if replaced == moment:
-            raise KeyboardInterrupt
-        to(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("vidlang.data.features.writer.os.replace", replace)
-        with pytest.raises(KeyboardInterrupt):
-            make(tmp_path / "features")
+    with killed_at(moment, "vidlang.data.features.writer"):
+        make(tmp_path / "features")
     left = content(tmp_path / "features")
     assert left != content(whole)
     make(tmp_path / "features")
